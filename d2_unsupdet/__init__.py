@@ -1,0 +1,19 @@
+"""Pretrain object detectors without labels, on top of Detectron2.
+
+Importing it registers every pretext and detector with Detectron2. Without Detectron2 the import
+still works and registers nothing, so that the installer and the environment report can run.
+"""
+
+import sys
+
+from d2_unsupdet.availability import is_installed
+
+__version__ = "0.1.0"
+
+# These two explain and mend a broken installation: they must not import torch or Detectron2 first.
+_STANDALONE = {"d2_unsupdet.env", "d2_unsupdet.install_detectron2"}
+
+
+def _runs_standalone() -> bool:
+    arguments = sys.orig_argv
+    return any(a == "-m" and b in _STANDALONE for a, b in zip(arguments, arguments[1:]))

@@ -1,0 +1,17 @@
+"""From files to batches: catalog, mappers, the batch plan and its loaders."""
+
+from d2_unsupdet.data.catalog import get_dataset
+from d2_unsupdet.data.loader import TrainLoader, build_test_loader, build_train_loader
+from d2_unsupdet.data.mappers import DetectionMapper, PairedViewMapper
+from d2_unsupdet.data.plan import BatchPlan, Position
+
+__all__ = [
+    "BatchPlan",
+    "DetectionMapper",
+    "PairedViewMapper",
+    "Position",
+    "TrainLoader",
+    "build_test_loader",
+    "build_train_loader",
+    "get_dataset",
+]

@@ -1,0 +1,190 @@
+"""From a plan to batches: a map-style data set addressed by (epoch, index) and two loaders.
+
+A training loader is opened at a step and always yields the same batches from there on, whatever
+the worker count: every sample is mapped inside a seed of its own.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from detectron2.data import DatasetFromList
+from detectron2.utils import comm
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from d2_unsupdet.data.images import BadImage
+from d2_unsupdet.data.plan import BatchPlan, Position
+from d2_unsupdet.errors import UserError
+from d2_unsupdet.seeding import seeded
+
+Mapper = Callable[[dict], dict]
+NEIGHBOURS = 32  # unreadable files in a row before the data set itself is called broken
+
+
+class MappedDataset(Dataset):
+    """Records mapped on demand; an unreadable image is replaced by the next readable one.
+
+    The replacement is the same in every process, and the sample says which files it stands for
+    (`bad_files`), so that the main process can count them.
+    """
+
+    def __init__(self, records: Sequence[dict], mapper: Mapper, *, seed: int) -> None:
+        # Serialized: one copy-on-write buffer instead of a Python object for every record.
+        self.records = DatasetFromList(list(records), copy=False)
+        self.mapper = mapper
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, position: Position) -> dict:
+        bad: list[str] = []
+        for step in range(min(NEIGHBOURS, len(self))):
+            index = (position.index + step) % len(self)
+            record = {**self.records[index], "epoch": position.epoch, "index": index}
+            try:
+                with seeded(self.seed, position.epoch, index):
+                    sample = self.mapper(record)
+            except BadImage as error:
+                bad.append(f"{error.path}: {error.reason}")
+                continue
+            return {**sample, "bad_files": tuple(bad)}
+        raise UserError(
+            f"{len(bad)} images in a row cannot be read, the first is {bad[0]}; "
+            "check the data set's files."
+        )
+
+
+class _PlannedBatches:
+    """Batch sampler of one rank: the plan's share from a step on, without end."""
+
+    def __init__(self, plan: BatchPlan, start: int, rank: int, world: int) -> None:
+        self.plan, self.start, self.rank, self.world = plan, start, rank, world
+
+    def __iter__(self) -> Iterator[list[Position]]:
+        step = self.start
+        while True:
+            yield self.plan.share(step, rank=self.rank, world=self.world)
+            step += 1
+
+
+def _one_thread(_: int) -> None:
+    """Workers are the parallelism: one thread each, in torch and in OpenCV."""
+    import cv2
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+
+
+def _as_list(samples: list[dict]) -> list[dict]:
+    return samples
+
+
+class TrainLoader:
+    """Batches of a plan, opened at any step.
+
+    >>> loader = build_train_loader(dataset=records, mapper=mapper, total_batch_size=16, seed=0)
+    >>> batches = loader.from_step(1200)      # an iterator of list[dict], this rank's share
+
+    Args:
+        dataset: records.
+        plan: which records each step sees.
+        num_workers: loading processes; the batches do not depend on it.
+    """
+
+    def __init__(self, *, dataset: MappedDataset, plan: BatchPlan, num_workers: int = 2) -> None:
+        self.dataset, self.plan, self.num_workers = dataset, plan, num_workers
+
+    @property
+    def steps_per_epoch(self) -> float:
+        return self.plan.size / self.plan.batch
+
+    def from_step(self, step: int) -> Iterator[list[dict]]:
+        batches = _PlannedBatches(self.plan, step, comm.get_rank(), comm.get_world_size())
+        # The loader draws a base seed for its workers; a generator of its own leaves the run's
+        # random state as it was.
+        return iter(
+            DataLoader(
+                self.dataset,
+                batch_sampler=batches,  # type: ignore[arg-type]
+                num_workers=self.num_workers,
+                collate_fn=_as_list,
+                worker_init_fn=_one_thread,
+                generator=torch.Generator().manual_seed(0),
+            )
+        )
+
+
+def build_train_loader(
+    *,
+    dataset: Sequence[dict],
+    mapper: Mapper,
+    total_batch_size: int,
+    seed: int = 0,
+    num_workers: int = 2,
+    aspect_ratio_grouping: bool = False,
+) -> TrainLoader:
+    """Loader of a training set; with aspect grouping the records need `width` and `height`.
+
+    Args:
+        dataset: records of the training set.
+        mapper: turns a record (plus `epoch`, `index`) into a sample.
+        total_batch_size: images an optimizer step sees, over all processes.
+        seed: of the order and of every augmentation.
+        num_workers: loading processes for each training process.
+        aspect_ratio_grouping: keep landscape and portrait images in separate batches.
+    """
+    landscape = None
+    if aspect_ratio_grouping:
+        landscape = [record["width"] > record["height"] for record in dataset]
+    plan = BatchPlan(seed=seed, size=len(dataset), batch=total_batch_size, landscape=landscape)
+    mapped = MappedDataset(dataset, mapper, seed=seed)
+    return TrainLoader(dataset=mapped, plan=plan, num_workers=num_workers)
+
+
+class _TestSet(Dataset):
+    """Records in order; an unreadable image becomes None and is left out of the batch."""
+
+    def __init__(self, records: Sequence[dict], mapper: Mapper) -> None:
+        self.records = DatasetFromList(list(records), copy=False)
+        self.mapper = mapper
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> dict | None:
+        try:
+            with seeded("test", index):
+                return self.mapper({**self.records[index], "epoch": 0, "index": index})
+        except BadImage as error:
+            worker = get_worker_info()
+            logging.getLogger(__name__).warning(
+                "left out of the evaluation: %s: %s%s",
+                error.path,
+                error.reason,
+                f" (worker {worker.id})" if worker else "",
+            )
+            return None
+
+
+def _without_missing(samples: list[dict | None]) -> list[dict]:
+    return [sample for sample in samples if sample is not None]
+
+
+def build_test_loader(
+    *, dataset: Sequence[dict], mapper: Mapper, batch_size: int = 1, num_workers: int = 2
+) -> DataLoader[Any]:
+    """Loader that visits each record once over all ranks, in order (contiguous shares)."""
+    rank, world = comm.get_rank(), comm.get_world_size()
+    each = -(-len(dataset) // world)
+    share = range(rank * each, min((rank + 1) * each, len(dataset)))
+    return DataLoader(
+        _TestSet(dataset, mapper),
+        sampler=list(share),
+        batch_size=batch_size,
+        num_workers=num_workers,
+        collate_fn=_without_missing,
+        worker_init_fn=_one_thread,
+        generator=torch.Generator().manual_seed(0),
+    )

@@ -1,0 +1,54 @@
+"""Trade time for memory: the stem and the residual blocks keep their input only and run again in the backward pass.
+
+Batch norm would count the second run in its running statistics; it is told not to.
+"""
+
+import functools
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from detectron2.modeling.backbone.resnet import ResNetBlockBase
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+
+@contextmanager
+def _statistics_kept(block: nn.Module) -> Iterator[None]:
+    norms = [
+        m
+        for m in block.modules()
+        if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats
+    ]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+def _contexts(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
+    return nullcontext(), _statistics_kept(block)
+
+
+def _run(block: nn.Module, forward: Any, x: torch.Tensor) -> torch.Tensor:
+    if not (torch.is_grad_enabled() and block.training):
+        return forward(x)
+    return checkpoint(
+        forward, x, use_reentrant=False, context_fn=functools.partial(_contexts, block)
+    )
+
+
+def checkpoint_blocks(model: nn.Module) -> int:
+    """Checkpoint the stem and every residual block that trains; returns how many. State-dict keys stay."""
+    blocks = [
+        m
+        for m in model.modules()
+        if isinstance(m, ResNetBlockBase) and any(p.requires_grad for p in m.parameters())
+    ]
+    for block in blocks:
+        block.forward = functools.partial(_run, block, block.forward)  # type: ignore[method-assign]
+    return len(blocks)

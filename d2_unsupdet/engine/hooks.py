@@ -1,0 +1,171 @@
+"""Hooks around the step: log, save, evaluate, export. Each reads the trainer, none changes its course."""
+
+import logging
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from detectron2.engine import HookBase
+from detectron2.evaluation.testing import flatten_results_dict
+from detectron2.utils import comm
+
+from d2_unsupdet.checkpoint.checkpointer import RunCheckpointer
+from d2_unsupdet.checkpoint.export import export_weights
+from d2_unsupdet.engine.trainer import Trainer, unwrap
+from d2_unsupdet.errors import UserError
+from d2_unsupdet.seeding import seeded
+
+logger = logging.getLogger(__name__)
+
+
+class PeriodicHook(HookBase):
+    """Acts after every `period` steps and after the last one.
+
+    Args:
+        period: in iterations; 0 acts at the end only.
+    """
+
+    trainer: Trainer
+
+    def __init__(self, period: int) -> None:
+        self.period = period
+
+    @property
+    def is_last(self) -> bool:
+        return self.trainer.iter + 1 >= self.trainer.max_iter
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        if self.is_last or (self.period > 0 and done % self.period == 0):
+            self.act()
+
+    def act(self) -> None:
+        raise NotImplementedError
+
+
+class MetricsHook(PeriodicHook):
+    """Moves the period's mean metrics into the event storage and watches the rate of bad files.
+
+    Args:
+        period: iterations between log lines.
+        max_bad_rate: share of unreadable images seen at which the run stops.
+    """
+
+    def __init__(self, period: int, *, max_bad_rate: float = 0.01) -> None:
+        super().__init__(period)
+        self.max_bad_rate = max_bad_rate
+        self.seen = 0
+        self.reported: set[str] = set()
+
+    def after_step(self) -> None:
+        self.seen += self.trainer.loader.plan.batch // comm.get_world_size()
+        super().after_step()
+
+    def act(self) -> None:
+        scalars = self.trainer.metrics.flush()
+        self.trainer.storage.put_scalars(smoothing_hint=False, **scalars)
+        self._watch_files()
+
+    def _watch_files(self) -> None:
+        bad = self.trainer.bad_files
+        for entry in bad.keys() - self.reported:
+            logger.warning("unreadable image, replaced by its neighbour: %s", entry)
+        self.reported |= bad.keys()
+        count = sum(bad.values())
+        if bad:
+            self.trainer.storage.put_scalar("bad_images", count, smoothing_hint=False)
+        # A handful of bad files among the first images is no rate yet.
+        if count > max(10, self.max_bad_rate * self.seen):
+            raise UserError(
+                f"{count} of {self.seen} images could not be read ({len(bad)} files, for example "
+                f"{next(iter(bad))}); mend the data or raise train.max_bad_images."
+            )
+
+
+class CheckpointHook(PeriodicHook):
+    """Saves the run; the state is gathered on rank 0, which alone writes."""
+
+    def __init__(self, period: int, checkpointer: RunCheckpointer) -> None:
+        super().__init__(period)
+        self.checkpointer = checkpointer
+
+    def act(self) -> None:
+        # state_dict() may commit deferred updates, which talk to the other ranks: all build it.
+        state = self.trainer.state_dict()
+        if comm.is_main_process():
+            self.checkpointer.save(state, self.trainer.iter, final=self.is_last)
+        comm.synchronize()
+
+
+class EvaluationHook(PeriodicHook):
+    """Evaluates (the moving average, if there is one) and keeps the best weights.
+
+    Args:
+        period: iterations between evaluations; the last step is always evaluated.
+        evaluate: gives nested results, e.g. `{"bbox": {"AP": 31.2}}`; an empty dict scores nothing.
+        checkpointer: where the best weights go.
+        best_metric: slash-separated name of the score to keep the best of.
+    """
+
+    def __init__(
+        self,
+        period: int,
+        evaluate: Callable[[], dict[str, Any]],
+        checkpointer: RunCheckpointer,
+        *,
+        best_metric: str = "bbox/AP",
+    ) -> None:
+        super().__init__(period)
+        self.evaluate, self.checkpointer, self.best_metric = evaluate, checkpointer, best_metric
+        self.results: dict[str, Any] = {}
+
+    def act(self) -> None:
+        model = unwrap(self.trainer.model)
+        ema = self.trainer.ema
+        with (
+            seeded("evaluation", self.trainer.iter),
+            ema.applied_to(model) if ema is not None else nullcontext(),
+        ):
+            self.results = self.evaluate()
+            if comm.is_main_process() and self.results:
+                flat = flatten_results_dict(self.results)
+                self.trainer.storage.put_scalars(smoothing_hint=False, **flat)
+                self._keep_best(flat, model)
+        model.train()
+        comm.synchronize()
+
+    def _keep_best(self, flat: dict[str, float], model: Any) -> None:
+        score = flat.get(self.best_metric)
+        if score is None or score != score:
+            return
+        self.checkpointer.save_best(
+            {"model": model.state_dict(), "iteration": self.trainer.iter},
+            score,
+            iteration=self.trainer.iter,
+            metric=self.best_metric,
+        )
+
+
+class ExportHook(PeriodicHook):
+    """Writes what transfers, `export.safetensors` and `export.pkl`, during and after pretraining.
+
+    Args:
+        period: iterations between exports.
+        folder: where the two files go.
+        meta: strings kept in the file: method, data set, ...
+    """
+
+    def __init__(self, period: int, folder: Path, meta: dict[str, str]) -> None:
+        super().__init__(period)
+        self.folder, self.meta = folder, meta
+        self.paths: list[Path] = []
+
+    def act(self) -> None:
+        if not comm.is_main_process():
+            return
+        state = unwrap(self.trainer.model).export()  # type: ignore[operator]
+        meta = {**self.meta, "iteration": str(self.trainer.iter + 1)}
+        self.paths = export_weights(state, self.folder / "export", meta=meta)
+        if self.is_last:
+            logger.info("exported %d tensors to %s", len(state), self.paths[0])

@@ -1,0 +1,56 @@
+"""`python -m d2_unsupdet.engine.replay CAPTURE`: run a step that was not finite once more.
+
+The captured weights, seed and image positions give the same forward pass on one process.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from detectron2.config import instantiate
+from detectron2.utils.events import EventStorage
+from omegaconf import OmegaConf
+
+from d2_unsupdet.checkpoint.files import check_exists
+from d2_unsupdet.cli import run_tool
+from d2_unsupdet.data.plan import Position
+from d2_unsupdet.engine.run import build_model
+from d2_unsupdet.engine.trainer import AMP_DTYPES
+from d2_unsupdet.seeding import seed_everything
+
+
+def replay(path: Path) -> dict[str, float]:
+    """The losses of the captured step, by name."""
+    check_exists(path)
+    capture = torch.load(path, weights_only=True)
+    cfg = OmegaConf.create(capture["config"], flags={"allow_objects": True})
+    model = build_model(cfg)
+    model.load_state_dict(capture["model"])
+    model.train()
+    dataset = instantiate(cfg.dataloader.train).dataset
+    batch = [dataset[Position(epoch, index)] for epoch, index in capture["positions"]]
+    size = len(batch) // cfg.train.accumulate
+    device = next(model.parameters()).device
+    amp = cfg.train.amp
+    losses: dict[str, float] = {}
+    for micro in range(cfg.train.accumulate):
+        seed_everything(capture["seed"], "step", capture["step"], micro, capture["rank"])
+        with (
+            EventStorage(capture["step"]),
+            torch.autocast(device.type, AMP_DTYPES[amp.dtype], enabled=amp.enabled),
+        ):
+            part = model(batch[micro * size : (micro + 1) * size])
+        for name, value in part.items():
+            losses[name] = losses.get(name, 0.0) + float(value) / cfg.train.accumulate
+    return losses
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("capture", type=Path, help="capture_step*.pth of a run that stopped")
+    for name, value in replay(parser.parse_args().capture).items():
+        print(f"{name}: {value}")
+
+
+if __name__ == "__main__":
+    run_tool(main)

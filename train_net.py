@@ -1,0 +1,69 @@
+#!/usr/bin/env python
+"""Pretrain, finetune, evaluate and resume: the one entry point.
+
+    python train_net.py --config-file configs/quickstart/pretrain.py
+    python train_net.py --config-file CONFIG --num-gpus 2 train.output_dir=out/a train.max_iter=1000
+    python train_net.py --config-file CONFIG --resume
+    python train_net.py --config-file CONFIG --eval-only train.init_checkpoint=out/a/model_final.pth
+    torchrun --nproc-per-node 8 train_net.py --config-file CONFIG
+
+Without CUDA, --num-gpus starts that many CPU processes.
+"""
+
+import argparse
+import os
+
+from d2_unsupdet.cli import run_tool
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, help="a .py LazyConfig or a .yaml file")
+    parser.add_argument("--resume", action="store_true", help="go on from the last valid checkpoint")
+    parser.add_argument("--eval-only", action="store_true", help="score the weights, train nothing")
+    parser.add_argument("--print-config", action="store_true", help="print the resolved config")
+    parser.add_argument("--num-gpus", type=int, default=1, help="processes on this machine")
+    parser.add_argument("--num-machines", type=int, default=1)
+    parser.add_argument("--machine-rank", type=int, default=0)
+    parser.add_argument("--dist-url", default="auto", help="where rank 0 listens, tcp://host:port")
+    parser.add_argument(
+        "--allow-unsafe",
+        action="store_true",
+        help="load train.init_checkpoint even if reading it can run code; only for files you trust",
+    )
+    parser.add_argument("opts", nargs="*", metavar="key=value", help="config overrides")
+    return parser.parse_intermixed_args(argv)
+
+
+def main() -> None:
+    args = parse()
+    # Imported late, so that a missing Detectron2 is one sentence and not a traceback.
+    from d2_unsupdet.engine.config import dump_config, load_config, to_plain
+    from d2_unsupdet.engine.launch import launch
+    from d2_unsupdet.engine.run import evaluate, prepare, train
+
+    processes = int(os.environ.get("WORLD_SIZE", args.num_gpus * args.num_machines))
+    cfg = prepare(
+        load_config(args.config_file, args.opts),
+        eval_only=args.eval_only,
+        resume=args.resume,
+        processes=processes,
+    )
+    if args.print_config:
+        print(dump_config(cfg), end="")
+        return
+    options = {"resume": args.resume, "allow_unsafe": args.allow_unsafe}
+    launch(
+        evaluate if args.eval_only else train,
+        processes=args.num_gpus,
+        machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        url=args.dist_url,
+        args=(to_plain(cfg), options),
+    )
+
+
+if __name__ == "__main__":
+    run_tool(main)

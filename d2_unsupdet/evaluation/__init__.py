@@ -1,0 +1,9 @@
+"""Scores of a model on a data set, in Detectron2's evaluator interface."""
+
+from detectron2.evaluation import inference_on_dataset
+
+from d2_unsupdet.evaluation.build import build_evaluator
+from d2_unsupdet.evaluation.coco import CocoEvaluator
+from d2_unsupdet.evaluation.voc import VocEvaluator
+
+__all__ = ["CocoEvaluator", "VocEvaluator", "build_evaluator", "inference_on_dataset"]

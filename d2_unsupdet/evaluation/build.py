@@ -1,0 +1,83 @@
+"""The evaluator a data set asks for by its metadata's `evaluator_type`."""
+
+import importlib.util
+from collections.abc import Callable, Sequence
+
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import (
+    CityscapesInstanceEvaluator,
+    CityscapesSemSegEvaluator,
+    DatasetEvaluator,
+    DatasetEvaluators,
+    SemSegEvaluator,
+)
+
+from d2_unsupdet.errors import UserError, nearest
+from d2_unsupdet.evaluation.coco import CocoEvaluator
+from d2_unsupdet.evaluation.voc import VocEvaluator
+
+Tasks = Sequence[str] | None
+
+
+def build_evaluator(
+    dataset_name: str,
+    output_dir: str | None = None,
+    *,
+    tasks: Tasks = None,
+    distributed: bool = True,
+) -> DatasetEvaluator:
+    """The evaluator for a registered data set; VOC reports its own metric and COCO's, both named."""
+    kind = MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")
+    if kind not in _BUILDERS:
+        raise UserError(
+            f"The data set '{dataset_name}' asks for the unknown evaluator_type '{kind}'."
+            f"{nearest(kind, _BUILDERS) or ' Use one of ' + ', '.join(_BUILDERS) + '.'}"
+        )
+    return _BUILDERS[kind](dataset_name, output_dir, tasks, distributed)
+
+
+def _coco(name: str, output_dir: str | None, tasks: Tasks, distributed: bool) -> DatasetEvaluator:
+    return CocoEvaluator(name, output_dir=output_dir, tasks=tasks, distributed=distributed)
+
+
+def _voc(name: str, output_dir: str | None, tasks: Tasks, distributed: bool) -> DatasetEvaluator:
+    return DatasetEvaluators(
+        [
+            VocEvaluator(name, distributed=distributed),
+            CocoEvaluator(
+                name,
+                output_dir=output_dir,
+                tasks=("bbox",),
+                distributed=distributed,
+                suffix="_coco",
+            ),
+        ]
+    )
+
+
+def _sem_seg(
+    name: str, output_dir: str | None, tasks: Tasks, distributed: bool
+) -> DatasetEvaluator:
+    return SemSegEvaluator(name, distributed=distributed, output_dir=output_dir)
+
+
+def _cityscapes(evaluator: type) -> Callable[..., DatasetEvaluator]:
+    def build(name: str, output_dir: str | None, tasks: Tasks, distributed: bool):
+        # Detectron2 imports it only after inference, when an hour of work would be lost.
+        if importlib.util.find_spec("cityscapesscripts") is None:
+            raise UserError(
+                f"Scores on '{name}' need a package that is missing: pip install cityscapesscripts."
+            )
+        return evaluator(name)
+
+    return build
+
+
+_BUILDERS: dict[str, Callable[..., DatasetEvaluator]] = {
+    "coco": _coco,
+    "toy": _coco,
+    "pascal_voc": _voc,
+    "sem_seg": _sem_seg,
+    "cityscapes_instance": _cityscapes(CityscapesInstanceEvaluator),
+    "cityscapes_sem_seg": _cityscapes(CityscapesSemSegEvaluator),
+}

@@ -1,0 +1,226 @@
+"""Reading image files: any common format becomes upright 8-bit RGB, or `BadImage` says why not.
+
+JPEG is decoded by OpenCV (fast, and at 1/2, 1/4, 1/8 of its size for less), all else by Pillow,
+which is strict about truncated files. The content decides the format, never the file's name.
+"""
+
+import io
+import os
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from detectron2.utils.file_io import PathManager
+from PIL import Image, ImageOps
+
+from d2_unsupdet.errors import UserError
+
+SHRINKS = (8, 4, 2)  # what a JPEG decoder offers besides full size
+_REDUCED = {
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
+_START, _END = b"\xff\xd8", b"\xff\xd9"  # of a JPEG file
+_ORIENTATION = 274  # EXIF tag; values 5 to 8 swap width and height
+
+
+class BadImage(Exception):
+    """An image file that cannot be used. The data set replaces it, counts it and names it."""
+
+    def __init__(self, path: str | os.PathLike, reason: str) -> None:
+        super().__init__(path, reason)  # both kept as args: the error crosses processes
+        self.path = str(path)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Upright pixels; the left edge of pixel i lies at `origin + shrink * i` of the full image.
+
+    Args:
+        pixels: uint8 RGB, (height, width, 3).
+        shrink: 1, or the whole factor by which the decoder reduced both sides.
+        origin: (x, y) of the first pixel's corner: 0, or negative where a mirrored image begins
+            with the partly filled last block of its file.
+    """
+
+    pixels: np.ndarray
+    shrink: int = 1
+    origin: tuple[int, int] = (0, 0)
+
+
+class ImageFile:
+    """An image whose header is read: its upright size is known before its pixels are paid for.
+
+    >>> image = ImageFile("street.jpg")
+    >>> image.width, image.height
+    >>> image.decode(shrink=2).pixels
+
+    Args:
+        path: the file; anything Detectron2's PathManager opens.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self.path = os.fspath(path)
+        self._data = _read_bytes(self.path)
+        stream = io.BytesIO(self._data)
+        with _reported(self.path), Image.open(stream) as header:
+            self.width, self.height = _upright_size(header)
+            self.orientation = header.getexif().get(_ORIENTATION, 1)
+            self._fast = self._data.startswith(_START) and header.mode in ("L", "RGB")
+        if self._data.startswith(_START) and self._data.rfind(_END) < stream.tell():
+            # Decoders fill the missing part with grey and at most warn. (Searching only behind the
+            # header: an embedded thumbnail has an end marker too.)
+            raise BadImage(self.path, "the JPEG is truncated (it has no end marker)")
+
+    def decode(self, *, shrink: int = 1) -> Decoded:
+        """RGB pixels; `shrink` is taken up where the format can, else ignored."""
+        if self._fast:
+            pixels = _decode_jpeg(self._data, shrink)
+            if pixels is not None:
+                return self._upright(pixels, shrink)
+        with _reported(self.path):
+            return Decoded(_decode_with_pillow(self._data))
+
+    def _upright(self, pixels: np.ndarray, shrink: int) -> Decoded:
+        transposed, mirrored, flipped = _ORIENTATIONS.get(self.orientation, (False,) * 3)
+        if transposed:
+            pixels = cv2.transpose(pixels)
+        if mirrored or flipped:
+            pixels = cv2.flip(pixels, -1 if mirrored and flipped else int(mirrored))
+        height, width = pixels.shape[:2]
+        origin = (
+            self.width - shrink * width if mirrored else 0,
+            self.height - shrink * height if flipped else 0,
+        )
+        return Decoded(pixels, shrink, origin)
+
+
+def image_size(path: str | os.PathLike) -> tuple[int, int]:
+    """(width, height) of the upright image, from its header alone."""
+    with _reported(path), PathManager.open(os.fspath(path), "rb") as file:
+        with Image.open(file) as header:
+            return _upright_size(header)
+
+
+def read_image(
+    path: str | os.PathLike, *, format: str = "RGB", target_short_side: int | None = None
+) -> np.ndarray:
+    """The upright image as a uint8 array (height, width, 3).
+
+    Args:
+        path: the file.
+        format: "RGB" or "BGR".
+        target_short_side: the short side that is needed. Where the decoder can, the image comes
+            smaller by the largest whole factor that keeps this many pixels.
+    """
+    if format not in ("RGB", "BGR"):
+        raise UserError(f"image format '{format}' is not known, use 'RGB' or 'BGR'.")
+    image = ImageFile(path)
+    shrink = 1
+    if target_short_side is not None:
+        shrink = shrink_for(min(image.width, image.height), target_short_side)
+    pixels = image.decode(shrink=shrink).pixels
+    return cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if format == "BGR" else pixels
+
+
+def shrink_for(have: float, need: float) -> int:
+    """The strongest decoder reduction that leaves `need` of `have` pixels."""
+    return next((s for s in SHRINKS if have >= s * need), 1)
+
+
+def read_label_map(path: str | os.PathLike) -> np.ndarray:
+    """A label image as it is stored, (height, width) integers: palette indices stay indices."""
+    with _reported(path):
+        with Image.open(io.BytesIO(_read_bytes(path))) as image:
+            labels = np.asarray(image)
+    if labels.ndim != 2 or labels.dtype.kind not in "ub":
+        raise UserError(
+            f"label map {path} holds {image.mode} pixels; it must have one channel of class ids."
+        )
+    return labels.astype(np.int32)
+
+
+class _reported:  # noqa: N801 (reads as a statement)
+    """Whatever a decoder raises on a damaged file becomes `BadImage`."""
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
+        # Decoders raise SyntaxError, struct.error, KeyError ... besides OSError on bad bytes.
+        if not isinstance(error, Exception) or isinstance(error, (MemoryError, BadImage)):
+            return
+        raise BadImage(self.path, _reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "the content is no image in a known format"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"too many pixels to be decoded safely ({error})"
+    if isinstance(error, OSError) and error.strerror:
+        return f"the file cannot be read ({error.strerror})"
+    return f"the image cannot be decoded ({error})"
+
+
+def _read_bytes(path: str | os.PathLike) -> bytes:
+    with _reported(path), PathManager.open(os.fspath(path), "rb") as file:
+        data = file.read()
+    if not data:
+        raise BadImage(path, "the file is empty (0 bytes)")
+    return data
+
+
+def _upright_size(header: Image.Image) -> tuple[int, int]:
+    width, height = header.size
+    # Pillow turns the size of a TIFF itself.
+    turned = header.format != "TIFF" and header.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    return (height, width) if turned else (width, height)
+
+
+# EXIF orientation -> (transpose, then mirror left-right, then flip top-bottom)
+_ORIENTATIONS = {
+    2: (False, True, False),
+    3: (False, True, True),
+    4: (False, False, True),
+    5: (True, False, False),
+    6: (True, True, False),
+    7: (True, True, True),
+    8: (True, False, True),
+}
+
+
+def _decode_jpeg(data: bytes, shrink: int) -> np.ndarray | None:
+    flags = _REDUCED.get(shrink, cv2.IMREAD_COLOR) | cv2.IMREAD_IGNORE_ORIENTATION
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    return None if pixels is None else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
+
+
+def _decode_with_pillow(data: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(data)) as opened:
+        image = ImageOps.exif_transpose(opened)
+    if image.mode.startswith("I"):
+        return _from_16_bit(np.asarray(image))
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known range; save them with 8 bits")
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA")  # straight to RGB would warn about transparent palettes
+    # As in Detectron2, the alpha channel is dropped.
+    return np.array(image.convert("RGB"))
+
+
+def _from_16_bit(grey: np.ndarray) -> np.ndarray:
+    values = grey.astype(np.int64)  # Pillow itself would clip at 255
+    if values.min() < 0 or values.max() > 65535:
+        raise ValueError("32-bit pixels have no known range; save them with 8 or 16 bits")
+    return np.repeat(((values + 128) // 257).astype(np.uint8)[..., None], 3, axis=2)

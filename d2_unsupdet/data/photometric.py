@@ -1,0 +1,121 @@
+"""Colour jitter, grayscale and blur on uint8 RGB arrays, by torchvision's definitions.
+
+MoCo v2 (https://arxiv.org/abs/2003.04297) recipe by default. What to do is drawn first, as a list of
+named operations, and applied later: both halves can be tested, logged and replayed alone.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+
+class Operation(NamedTuple):
+    """One step: the name of an operation and its only number."""
+
+    name: str
+    value: float
+
+
+class Photometric:
+    """Draws and applies the colour half of a view.
+
+    >>> photometric = Photometric()
+    >>> operations = photometric.draw(np.random.default_rng(0))
+    >>> view = photometric.apply(image, operations)
+
+    Args:
+        brightness, contrast, saturation: x draws factors from [1 - x, 1 + x].
+        hue: x draws shifts from [-x, x] of the whole colour circle; at most 0.5.
+        jitter: chance of these four, which come together and in random order.
+        grayscale: chance of dropping the colour.
+        blur: chance of Gaussian blur.
+        sigma: its least and greatest standard deviation in pixels.
+    """
+
+    def __init__(
+        self,
+        *,
+        brightness: float = 0.4,
+        contrast: float = 0.4,
+        saturation: float = 0.4,
+        hue: float = 0.1,
+        jitter: float = 0.8,
+        grayscale: float = 0.2,
+        blur: float = 0.5,
+        sigma: tuple[float, float] = (0.1, 2.0),
+    ) -> None:
+        self.ranges = {
+            "brightness": (max(0.0, 1 - brightness), 1 + brightness),
+            "contrast": (max(0.0, 1 - contrast), 1 + contrast),
+            "saturation": (max(0.0, 1 - saturation), 1 + saturation),
+            "hue": (-hue, hue),
+        }
+        self.jitter, self.grayscale, self.blur, self.sigma = jitter, grayscale, blur, sigma
+
+    def draw(self, rng: np.random.Generator) -> list[Operation]:
+        """The operations for one view, in order."""
+        operations = []
+        if rng.random() < self.jitter:
+            names = list(self.ranges)
+            for i in rng.permutation(len(names)):
+                operations.append(Operation(names[i], rng.uniform(*self.ranges[names[i]])))
+        if rng.random() < self.grayscale:
+            operations.append(Operation("grayscale", 1.0))
+        if rng.random() < self.blur:
+            operations.append(Operation("blur", rng.uniform(*self.sigma)))
+        return operations
+
+    @staticmethod
+    def apply(image: np.ndarray, operations: Sequence[Operation]) -> np.ndarray:
+        """The changed copy of a uint8 RGB image (height, width, 3)."""
+        for name, value in operations:
+            image = OPERATIONS[name](image, value)
+        return image
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return self.apply(image, self.draw(rng))
+
+
+def adjust_brightness(image: np.ndarray, factor: float) -> np.ndarray:
+    """Blend with black: 0 is black, 1 the image."""
+    return cv2.convertScaleAbs(image, alpha=factor)
+
+
+def adjust_contrast(image: np.ndarray, factor: float) -> np.ndarray:
+    """Blend with the mean grey value: 0 is plain grey, 1 the image."""
+    mean = cv2.mean(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[0]
+    return cv2.addWeighted(image, factor, image, 0, (1 - factor) * mean)
+
+
+def adjust_saturation(image: np.ndarray, factor: float) -> np.ndarray:
+    """Blend with the image in grey: 0 is grey, 1 the image."""
+    return cv2.addWeighted(image, factor, to_grayscale(image), 1 - factor, 0)
+
+
+def adjust_hue(image: np.ndarray, shift: float) -> np.ndarray:
+    """Turn the colour circle by `shift` of its circumference."""
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
+    hsv[..., 0] += np.uint8(round(shift * 256) % 256)  # 256 steps make a circle: uint8 wraps as hue
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
+
+
+def to_grayscale(image: np.ndarray, _: float = 1.0) -> np.ndarray:
+    """Luma in all three channels."""
+    return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+
+
+def gaussian_blur(image: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian of standard deviation `sigma` pixels, cut at three of them."""
+    return cv2.GaussianBlur(image, (0, 0), sigma)
+
+
+OPERATIONS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
+    "brightness": adjust_brightness,
+    "contrast": adjust_contrast,
+    "saturation": adjust_saturation,
+    "hue": adjust_hue,
+    "grayscale": to_grayscale,
+    "blur": gaussian_blur,
+}

@@ -172,19 +172,47 @@ def _without_missing(samples: list[dict | None]) -> list[dict]:
     return [sample for sample in samples if sample is not None]
 
 
+class TestLoader:
+    """Visits each record once over all ranks, in order; a batch of unreadable images is no batch.
+
+    Args:
+        dataset: maps records for inference.
+        batch_size: images a batch.
+        num_workers: loading processes.
+    """
+
+    __test__ = False  # pytest: not a test class
+
+    def __init__(self, dataset: _TestSet, *, batch_size: int = 1, num_workers: int = 2) -> None:
+        self.dataset = dataset
+        rank, world = comm.get_rank(), comm.get_world_size()
+        each = -(-len(dataset) // world)
+        self._loader: DataLoader[Any] = DataLoader(
+            dataset,
+            sampler=list(range(rank * each, min((rank + 1) * each, len(dataset)))),
+            batch_size=batch_size,
+            num_workers=num_workers,
+            collate_fn=_without_missing,
+            worker_init_fn=_one_thread,
+            generator=torch.Generator().manual_seed(0),
+        )
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[list[dict]]:
+        return (batch for batch in self._loader if batch)
+
+
 def build_test_loader(
     *, dataset: Sequence[dict], mapper: Mapper, batch_size: int = 1, num_workers: int = 2
-) -> DataLoader[Any]:
-    """Loader that visits each record once over all ranks, in order (contiguous shares)."""
-    rank, world = comm.get_rank(), comm.get_world_size()
-    each = -(-len(dataset) // world)
-    share = range(rank * each, min((rank + 1) * each, len(dataset)))
-    return DataLoader(
-        _TestSet(dataset, mapper),
-        sampler=list(share),
-        batch_size=batch_size,
-        num_workers=num_workers,
-        collate_fn=_without_missing,
-        worker_init_fn=_one_thread,
-        generator=torch.Generator().manual_seed(0),
-    )
+) -> TestLoader:
+    """Loader of a test set.
+
+    Args:
+        dataset: records of the test set.
+        mapper: turns a record into a sample.
+        batch_size: images a batch.
+        num_workers: loading processes for each process.
+    """
+    return TestLoader(_TestSet(dataset, mapper), batch_size=batch_size, num_workers=num_workers)

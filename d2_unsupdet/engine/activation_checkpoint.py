@@ -21,13 +21,16 @@ def _statistics_kept(block: nn.Module) -> Iterator[None]:
         for m in block.modules()
         if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats
     ]
+    # Momentum 0 keeps the statistics and, unlike switching them off, runs the same operator.
+    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, (momentum, batches) in zip(norms, before, strict=True):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(batches)
 
 
 def _contexts(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:

@@ -7,7 +7,6 @@ be passed back as `--config-file`. An override must name a key that exists or a 
 
 import inspect
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +137,7 @@ def _parameters(node: DictConfig) -> set[str]:
 
 
 def to_plain(cfg: Any) -> Any:
-    """Nested dicts and lists of plain values; callables and dataclasses become `_target_` names."""
+    """Nested dicts and lists of plain values; callables become names."""
     if isinstance(cfg, (DictConfig, ListConfig)):
         try:
             cfg = OmegaConf.to_container(cfg, resolve=True)
@@ -152,9 +151,6 @@ def to_plain(cfg: Any) -> Any:
         }
     if isinstance(cfg, (list, tuple)):
         return [to_plain(value) for value in cfg]
-    if is_dataclass(cfg) and not isinstance(cfg, type):
-        values = {field.name: to_plain(getattr(cfg, field.name)) for field in fields(cfg)}
-        return {"_target_": _name_of(type(cfg)), **values}
     if isinstance(cfg, (str, int, float, bool)) or cfg is None:
         return cfg
     if hasattr(cfg, "__module__") and hasattr(cfg, "__qualname__"):
@@ -185,22 +181,15 @@ def nodes(cfg: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
             yield from nodes(cfg[key], f"{path}.{key}" if path else str(key))
 
 
-def resolve_class_count(cfg: DictConfig, class_names: Sequence[str] | None, dataset: str) -> None:
+def resolve_class_count(cfg: DictConfig, class_names: Sequence[str], dataset: str) -> None:
     """Make the data the one source of the class count: fill in "auto", refuse another number."""
     for path, node in nodes(cfg.model, "model"):
         if "num_classes" not in node or OmegaConf.is_interpolation(node, "num_classes"):
             continue
-        count = node.num_classes
-        if class_names is None:
-            if count == "auto":
-                raise UserError(
-                    f"{path}.num_classes is taken from the data, but data set '{dataset}' names no "
-                    "classes; give the number."
-                )
-        elif count == "auto":
+        if node.num_classes == "auto":
             node.num_classes = len(class_names)
-        elif count != len(class_names):
+        elif node.num_classes != len(class_names):
             raise UserError(
-                f"{path}.num_classes={count} contradicts data set '{dataset}', which has "
-                f"{len(class_names)} classes; leave the key out to use the data's number."
+                f"{path}.num_classes={node.num_classes} contradicts data set '{dataset}', which "
+                f"has {len(class_names)} classes; leave the key out to use the data's number."
             )

@@ -45,7 +45,7 @@ class PicturesHook(HookBase):
     @torch.no_grad()
     def _draw_predictions(self) -> None:
         loader = instantiate(self.cfg.dataloader.test)
-        names = catalog.class_names(self.cfg.dataloader.test.dataset.name)
+        names = catalog.class_names(self.cfg.dataloader.test.dataset.names)
         model = unwrap(self.trainer.model).eval()
         records = loader.dataset.records
         step = max(1, len(records) // self.count)

@@ -32,7 +32,7 @@ from d2_unsupdet.checkpoint.files import atomic_write, check_exists
 from d2_unsupdet.checkpoint.load import LoadReport, load_weights
 from d2_unsupdet.data import catalog
 from d2_unsupdet.engine.activation_checkpoint import checkpoint_blocks
-from d2_unsupdet.engine.config import dump_config, resolve_class_count, to_plain
+from d2_unsupdet.engine.config import dump_config, nodes, resolve_class_count, to_plain
 from d2_unsupdet.engine.digest import state_digest
 from d2_unsupdet.engine.ema import ModelEMA
 from d2_unsupdet.engine.guard import FiniteGuard
@@ -43,7 +43,7 @@ from d2_unsupdet.engine.sync_batch_norm import resolve_sync_bn, use_sync_bn
 from d2_unsupdet.engine.trainer import AMP_DTYPES, Trainer, unwrap
 from d2_unsupdet.engine.writers import build_writers
 from d2_unsupdet.errors import UserError
-from d2_unsupdet.evaluation.inference import inference
+from d2_unsupdet.evaluation import inference_on_dataset
 from d2_unsupdet.seeding import seed_everything
 
 logger = logging.getLogger("d2_unsupdet.run")
@@ -55,16 +55,15 @@ def prepare(
     """Check the config against the data, the disk and the machine; fill in what the data knows."""
     train = cfg.train
     sets = [part for part in ("train", "test") if cfg.dataloader.get(part) is not None]
-    names = {part: cfg.dataloader[part].dataset.name for part in sets}
+    names = {part: cfg.dataloader[part].dataset.names for part in sets}
     needed = ["test"] if eval_only else sets
     if eval_only and "test" not in names:
         raise UserError("--eval-only needs dataloader.test; a pretraining config has none.")
     for part in needed:
         catalog.check(names[part])
-    labelled = names.get("test", names.get("train"))
-    wants_classes = any("num_classes" in node for _, node in _nodes(cfg.model))
-    if wants_classes and labelled is not None:
-        resolve_class_count(cfg, catalog.class_names(labelled), str(labelled))
+    if any("num_classes" in node for _, node in nodes(cfg.model)):
+        labelled = [name for part in sets for name in catalog.split_names(names[part])]
+        resolve_class_count(cfg, catalog.class_names(labelled), ", ".join(labelled))
     if train.init_checkpoint:
         check_exists(Path(train.init_checkpoint))
     if train.amp.enabled and train.amp.dtype not in AMP_DTYPES:
@@ -79,12 +78,6 @@ def prepare(
             )
         to_iterations(train.max_iter, size=1, batch=batch)
     return cfg
-
-
-def _nodes(cfg: Any) -> Any:
-    from d2_unsupdet.engine.config import nodes
-
-    return nodes(cfg)
 
 
 def build_model(cfg: DictConfig) -> nn.Module:
@@ -126,7 +119,7 @@ def evaluate_model(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
     loader = instantiate(cfg.dataloader.test)
     evaluator_cfg = deepcopy(cfg.dataloader.evaluator)
     evaluator = instantiate(evaluator_cfg)
-    return inference(model, loader, evaluator) or {}
+    return inference_on_dataset(model, loader, evaluator) or {}
 
 
 def train(plain: dict, options: Mapping[str, Any]) -> None:
@@ -185,7 +178,7 @@ def train(plain: dict, options: Mapping[str, Any]) -> None:
         )
     export = None
     if hasattr(model, "export"):
-        meta = {"method": type(model).__name__, "data": str(cfg.dataloader.train.dataset.name)}
+        meta = {"method": type(model).__name__, "data": str(cfg.dataloader.train.dataset.names)}
         export = ExportHook(
             period("train.checkpointer.period", cfg.train.checkpointer.period), output, meta
         )
@@ -330,7 +323,7 @@ def _say_start(
     for line in (
         f"model     {type(model).__name__}: {trained / 1e6:.2f} M trained, {frozen / 1e6:.2f} M not",
         f"weights   {start}{share}",
-        f"data      {cfg.dataloader.train.dataset.name}: {plan.size} images, batch {plan.batch}"
+        f"data      {cfg.dataloader.train.dataset.names}: {plan.size} images, batch {plan.batch}"
         + (f" in {trainer.accumulate} micro-batches" if trainer.accumulate > 1 else ""),
         f"length    {length} steps, {epochs:.2f} epochs",
         f"rate      {', '.join(f'{r:g}' for r in rates)}; {describe(trainer.multiplier, length)}",
@@ -356,8 +349,8 @@ def _write_summary(
     summary = {
         "kind": "pretrain" if hasattr(model, "export") else "finetune",
         "method": type(model).__name__,
-        "data": str(cfg.dataloader.train.dataset.name),
-        "test": str(test.dataset.name) if test is not None else None,
+        "data": str(cfg.dataloader.train.dataset.names),
+        "test": str(test.dataset.names) if test is not None else None,
         "iterations": iterations,
         "seconds": round(seconds, 1),
         "results": results,

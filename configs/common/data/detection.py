@@ -15,7 +15,7 @@ def detection(train, test, *, batch, short_edges, max_size, test_edge, masks=Fal
     """Train and test loaders and the evaluator of one protocol."""
     return dict(
         train=L(build_train_loader)(
-            dataset=L(get_dataset)(name=train, subset=None, keep_empty=False, sizes=True),
+            dataset=L(get_dataset)(names=train, subset=None, keep_empty=False, sizes=True),
             mapper=L(DetectionMapper)(
                 is_train=True,
                 augmentations=[
@@ -32,7 +32,7 @@ def detection(train, test, *, batch, short_edges, max_size, test_edge, masks=Fal
             aspect_ratio_grouping=True,
         ),
         test=L(build_test_loader)(
-            dataset=L(get_dataset)(name=test),
+            dataset=L(get_dataset)(names=test),
             mapper=L(DetectionMapper)(
                 is_train=False,
                 augmentations=[L(T.ResizeShortestEdge)(short_edge_length=test_edge, max_size=max_size)],
@@ -40,7 +40,7 @@ def detection(train, test, *, batch, short_edges, max_size, test_edge, masks=Fal
             num_workers=4,
         ),
         evaluator=L(build_evaluator)(
-            dataset_name="${dataloader.test.dataset.name}",
+            dataset_name="${dataloader.test.dataset.names}",
             output_dir="${train.output_dir}/evaluation",
         ),
     )

@@ -1,0 +1,220 @@
+"""Load weights into a model and say what happened to every tensor; a load that misses stops the run.
+
+Names match exactly, or by the longest dotted suffix as in Detectron2, so that one file with
+`res4.0.conv1.weight` fits `backbone.res4...` (C4) and `backbone.bottom_up.res4...` (FPN).
+"""
+
+import fnmatch
+import logging
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from d2_unsupdet.checkpoint.convert import convert, parameter_count
+from d2_unsupdet.checkpoint.files import read_weights
+from d2_unsupdet.checkpoint.formats import FORMATS, HUB
+from d2_unsupdet.checkpoint.report import LoadReport
+from d2_unsupdet.checkpoint.resnet import COUNTER, bare_name, nearest_depth, resnet_shapes
+from d2_unsupdet.errors import UserError
+
+log = logging.getLogger(__name__)
+
+State = dict[str, torch.Tensor]
+_BLOCK = re.compile(r"(stem|res[2-5]\.\d+)\..+")  # not `res5.norm`, the extra norm of a C4 head
+
+
+def load_weights(
+    model: nn.Module,
+    source: str | Path | Mapping[str, torch.Tensor],
+    *,
+    min_coverage: float = 0.9,
+    allow_missing: Sequence[str] | None = None,
+    allow_mismatch: Sequence[str] = (),
+    allow_unsafe: bool = False,
+    expected_sha256: str | None = None,
+) -> LoadReport:
+    """Load a file (or a state dict) of any known layout into `model`, or raise a UserError.
+
+    Args:
+        min_coverage: share of the file's values that the model must take, 0-1.
+        allow_missing: patterns (`roi_heads.*`) of model tensors that may keep their initial values;
+            None: all but those of a ResNet.
+        allow_mismatch: patterns of model tensors that keep their initial values where the file has
+            another shape, e.g. class heads for another number of classes.
+        allow_unsafe: run code that the file brings along.
+        expected_sha256: refuse the file if this is not its hash (8 digits or more).
+    """
+    if isinstance(source, Mapping):
+        label, state = "the given state", dict(source)
+    else:
+        label = str(source)
+        file = read_weights(source, allow_unsafe=allow_unsafe, expected_sha256=expected_sha256)
+        state = file.state
+    target = {n: t for n, t in model.state_dict().items() if isinstance(t, torch.Tensor)}
+    plan = _plan(label, state, target)
+    _check_depth(plan, target)
+    _drop_misshaped(plan, target, allow_mismatch)
+    report = plan.report(target)
+    _check(report, min_coverage, allow_missing)
+    model.load_state_dict({name: plan.state[old] for name, old in plan.names.items()}, strict=False)
+    return report
+
+
+@dataclass
+class _Plan:
+    """Which tensor goes where, before anything is touched."""
+
+    label: str
+    layout: str
+    state: State  # under the names that are matched
+    names: dict[str, str]  # model name -> name in `state`
+    dropped: dict[str, str] = field(default_factory=dict)  # by the layout or by shape -> reason
+    misshaped: dict[str, str] = field(default_factory=dict)  # model name -> name in `state`
+
+    def report(self, target: State) -> LoadReport:
+        used = {*self.names.values(), *self.misshaped.values()}
+        placed = {*self.names, *self.misshaped}
+        unused = [n for n in self.state if n not in used and not n.endswith(COUNTER)]
+        new = [n for n in target if n not in placed and not n.endswith(COUNTER)]
+        return LoadReport(
+            source=self.label,
+            layout=self.layout,
+            matched={n: target[n].numel() for n in self.names if not n.endswith(COUNTER)},
+            new={n: target[n].numel() for n in new},
+            unused={n: self.state[n].numel() for n in unused},
+            dropped=self.dropped,
+            model_values=parameter_count(target),
+            source_values=parameter_count(self.state),
+        )
+
+
+def match_names(model_names: Iterable[str], source_names: Iterable[str]) -> dict[str, str]:
+    """Model name -> source name: equal, else the longest source name that is a dotted suffix."""
+    model_names, free = list(model_names), set(source_names)
+    pairs = {name: name for name in model_names if name in free}
+    free -= pairs.keys()
+    users = defaultdict(list)
+    for name in model_names:
+        if name not in pairs and (suffix := _longest_suffix(name, free)):
+            users[suffix].append(name)
+    for suffix, takers in users.items():
+        if len(takers) > 1:
+            raise UserError(
+                f"{suffix} fits more than one tensor of the model ({', '.join(takers[:3])}); load "
+                "the part you mean, or a file with full names."
+            )
+        pairs[takers[0]] = suffix
+    return pairs
+
+
+def _longest_suffix(name: str, names: set[str]) -> str | None:
+    while "." in name:
+        name = name.partition(".")[2]
+        if name in names:
+            return name
+    return None
+
+
+def _plan(label: str, state: State, target: State) -> _Plan:
+    """Take the names as they are if the model knows most of them; otherwise find the layout."""
+    exact = sum(name in target for name in state)
+    if 2 * exact >= len(state):
+        return _Plan(label, "same names", state, match_names(target, state))
+    layouts = [entry for entry in FORMATS.values() if entry.fits(state)]
+    if len(layouts) != 1:
+        return _Plan(label, "unknown layout", state, match_names(target, state))
+    dropped: dict[str, str] = {}
+    if layouts[0].name != HUB:
+        state, converted = convert(state, layouts[0])
+        dropped = converted.dropped
+    pairs = match_names(target, state)
+    if not any(bare_name(name) for name in pairs):
+        # a whole detector with another prefix before its ResNet (FPN's into C4's)
+        state = _bare(label, state)
+        pairs = match_names(target, state)
+    return _Plan(label, layouts[0].name, state, pairs, dropped)
+
+
+def _bare(label: str, state: State) -> State:
+    result: State = {}
+    for name, tensor in state.items():
+        short = bare_name(name) or name
+        if short in result:
+            raise UserError(f"{label} holds more than one {short}: load its exported weights.")
+        result[short] = tensor
+    return result
+
+
+def _check_depth(plan: _Plan, target: State) -> None:
+    """All names of a ResNet-50 exist in a ResNet-101, so coverage of the file alone is no proof."""
+    ours, theirs = _depth(target), _depth(plan.state)
+    if ours and theirs and ours != theirs and plan.names:
+        raise UserError(
+            f"{plan.label} holds a ResNet-{theirs} but the model has a ResNet-{ours}; set the "
+            f"model's depth to {theirs} or take another file."
+        )
+
+
+def _depth(names: Iterable[str]) -> int | None:
+    bare = {b for n in names if (b := bare_name(n)) and _BLOCK.fullmatch(b)}
+    bare = {name for name in bare if not name.endswith(COUNTER)}
+    if not bare:
+        return None
+    depth = nearest_depth(bare)
+    # anything far from all of them is a ResNet of somebody's own, judged by its names alone
+    return depth if len(resnet_shapes(depth).keys() ^ bare) < 0.4 * len(bare) else None
+
+
+def _drop_misshaped(plan: _Plan, target: State, allowed: Sequence[str]) -> None:
+    refused = []
+    for name, old in list(plan.names.items()):
+        theirs, ours = tuple(plan.state[old].shape), tuple(target[name].shape)
+        if theirs == ours:
+            continue
+        plan.misshaped[name] = plan.names.pop(name)
+        plan.dropped[name] = f"{theirs} in the file, {ours} in the model"
+        if not _matches(name, allowed):
+            refused.append(f"{name} is {plan.dropped[name]}")
+    if refused:
+        more = f" and {len(refused) - 3} more" if len(refused) > 3 else ""
+        raise UserError(
+            f"{plan.label} does not fit: {'; '.join(refused[:3])}{more}; make the model like the "
+            "file (class count, width), or name these tensors in allow_mismatch to start them anew."
+        )
+
+
+def _check(report: LoadReport, min_coverage: float, allow_missing: Sequence[str] | None) -> None:
+    if not report.matched:
+        raise UserError(
+            f"Nothing of {report.source} fits the model: the file has {_first(report.unused)}, the "
+            f"model {_first(report.new)}; is it the right file, or a layout we do not know?"
+        )
+    if allow_missing is None:
+        missing = [n for n in report.new if (b := bare_name(n)) and _BLOCK.fullmatch(b)]
+    else:
+        missing = [n for n in report.new if not _matches(n, allow_missing)]
+    if missing:
+        raise UserError(
+            f"{report.source} lacks {len(missing)} tensors of the model ({_first(missing)}); take a "
+            "complete file, or name them in allow_missing if they may start anew."
+        )
+    if report.source_share < min_coverage:
+        raise UserError(
+            f"Only {report.source_share:.0%} of {report.source} found a place in the model, less "
+            f"than min_coverage={min_coverage:g} (unused: {_first(report.unused)}); is the model "
+            "the one this file was made for?"
+        )
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _first(names: Iterable[str], limit: int = 3) -> str:
+    listed = list(names)
+    return ", ".join(listed[:limit]) + (", ..." if len(listed) > limit else "")

@@ -1,0 +1,25 @@
+"""What every command-line tool shares: a UserError becomes one line and exit code 2."""
+
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from d2_unsupdet.errors import UserError
+
+USER_ERROR = 2  # argparse uses the same code
+
+
+def run_tool(main: Callable[[], int | None]) -> NoReturn:
+    """Run `main` and exit: 0 (or what it returns), or 2 with `error: <sentence>` on stderr.
+
+    Example:
+        >>> if __name__ == "__main__":
+        ...     run_tool(main)
+    """
+    try:
+        sys.exit(main() or 0)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+    except KeyboardInterrupt:
+        sys.exit(130)  # 128 + SIGINT, as shells expect

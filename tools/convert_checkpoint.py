@@ -1,0 +1,45 @@
+#!/usr/bin/env python
+"""Convert weights between layouts: torchvision, MoCo, SimSiam, SwAV and Detectron2.
+
+The suffix of DST (.safetensors, .pkl or .pth) says in which kind of file they are written.
+"""
+
+import argparse
+from pathlib import Path
+
+from d2_unsupdet.checkpoint import FORMATS, convert, read_weights, write_weights
+from d2_unsupdet.cli import run_tool
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    known = "\n".join(f"  {entry.name:12} {entry.about}" for entry in FORMATS.values())
+    result = argparse.ArgumentParser(
+        description=__doc__,
+        epilog=f"formats:\n{known}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    result.add_argument("src", type=Path, metavar="SRC")
+    result.add_argument("dst", type=Path, metavar="DST")
+    result.add_argument("--from", dest="source", metavar="F", help="layout of SRC (detected)")
+    result.add_argument("--to", dest="target", metavar="F", default="detectron2", help="of DST")
+    result.add_argument("--sha256", metavar="HEX", help="refuse SRC if this is not its hash")
+    result.add_argument(
+        "--allow-unsafe",
+        action="store_true",
+        help="run code that SRC brings (only if you trust it)",
+    )
+    return result
+
+
+def main() -> None:
+    """Read, convert, write, report."""
+    args = parser().parse_args()
+    loaded = read_weights(args.src, allow_unsafe=args.allow_unsafe, expected_sha256=args.sha256)
+    state, report = convert(loaded.state, args.source, args.target)
+    write_weights(args.dst, state, meta={"source": args.src.name, "layout": report.target})
+    print(f"{report}\nwrote {args.dst}")
+
+
+if __name__ == "__main__":
+    run_tool(main)

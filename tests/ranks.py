@@ -1,4 +1,4 @@
-"""Runs a function in several CPU processes joined by gloo, whatever way pytest imported its file."""
+"""Runs a function in several CPU processes joined by gloo, for tests."""
 
 import os
 import pickle

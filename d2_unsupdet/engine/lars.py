@@ -1,7 +1,7 @@
-"""LARS (You et al., arXiv:1708.03888): SGD whose step is scaled per tensor by |weight| / |gradient|.
+"""LARS (You et al., arXiv:1708.03888): SGD scaled per tensor by |weight| / |gradient|.
 
-Vectors (norm layers and biases) take the plain momentum step without weight decay, as in the large-batch
-recipes of self-supervised learning.
+Vectors (norm layers and biases) take the plain momentum step without weight decay, as in the
+large-batch recipes of self-supervised learning.
 """
 
 from collections.abc import Callable, Iterable

@@ -1,11 +1,12 @@
 """Batch norm over all ranks wherever we run: CUDA ranks, CPU ranks (gloo) or one process.
 
-`nn.SyncBatchNorm` refuses CPU tensors, and Detectron2 models that ask for "SyncBN" contain it. A model is
-built with SyncBN and then resolved for the place it runs in; names of parameters and buffers stay.
+`nn.SyncBatchNorm` refuses CPU tensors, and Detectron2 models that ask for "SyncBN" contain it. So a
+model is built with SyncBN and then resolved for where it runs; all names in its state stay.
 """
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -39,7 +40,7 @@ def resolve_sync_bn(model: nn.Module) -> nn.Module:
 
 
 class LocalBatchNorm(nn.BatchNorm2d):
-    """Batch norm of one process for inputs of any rank (batch, channels, ...), as SyncBN takes them.
+    """Batch norm of one process for inputs (batch, channels, ...) of any rank, as SyncBN takes.
 
     A subclass of BatchNorm2d because Detectron2 recognises norm layers (weight decay, PreciseBN) by
     class.
@@ -102,17 +103,19 @@ Reduce = Callable[[Tensor], Tensor]
 
 
 class _Normalise(torch.autograd.Function):
-    """(x - mean) / std, where mean and std depend on the x of all ranks: one all-reduce backwards."""
+    """(x - mean) / std, where both depend on the x of all ranks: one all-reduce backwards."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, mean: Tensor, inv_std: Tensor, count: Tensor, reduce: Reduce):
+    def forward(
+        ctx: Any, x: Tensor, mean: Tensor, inv_std: Tensor, count: Tensor, reduce: Reduce
+    ) -> Tensor:
         out = (x - _column(mean, x)) * _column(inv_std, x)
         ctx.save_for_backward(out, inv_std, count)
         ctx.reduce = reduce
         return out
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         out, inv_std, count = ctx.saved_tensors
         axes = _other_axes(grad)
         sums = torch.stack([grad.sum(axes), (grad * out).sum(axes)])

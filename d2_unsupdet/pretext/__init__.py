@@ -1,0 +1,9 @@
+"""How networks are pretrained, one file a method. Importing this registers them with Detectron2."""
+
+from d2_unsupdet.availability import require_detectron2
+
+require_detectron2()
+
+from d2_unsupdet.pretext.moco_v2 import MoCoV2  # noqa: E402
+
+__all__ = ["MoCoV2"]

@@ -1,0 +1,24 @@
+"""Metrics of a pretext, kept on the device until somebody asks: no host sync in the forward.
+
+Detectron2's event storage turns every scalar into a Python float at once, which waits for the
+device; here a metric is a running sum, and whoever writes the log line drains the means.
+"""
+
+import torch
+from torch import Tensor
+
+_sums: dict[str, tuple[Tensor, int]] = {}
+
+
+def log_metric(name: str, value: Tensor) -> None:
+    """Add one observation (the mean of `value`); it stays on its device and carries no gradient."""
+    value = value.detach().float().mean()
+    total, count = _sums.get(name, (torch.zeros_like(value), 0))
+    _sums[name] = (total + value, count + 1)
+
+
+def drain_metrics() -> dict[str, Tensor]:
+    """Each metric's mean since the last drain, 0-d and on its device; then forget them."""
+    means = {name: total / count for name, (total, count) in _sums.items()}
+    _sums.clear()
+    return means

@@ -1,0 +1,17 @@
+"""Metrics wait on the device as means since the last drain."""
+
+import torch
+
+from d2_unsupdet.pretext.metrics import drain_metrics, log_metric
+
+
+def test_mean_since_the_last_drain_without_gradient():
+    drain_metrics()
+    weight = torch.tensor([1.0, 3.0], requires_grad=True)
+    log_metric("a", weight)  # mean 2
+    log_metric("a", torch.tensor(5.0))
+    log_metric("b", torch.tensor([True, False]))
+    metrics = drain_metrics()
+    assert {k: v.item() for k, v in metrics.items()} == {"a": 3.5, "b": 0.5}
+    assert not metrics["a"].requires_grad
+    assert drain_metrics() == {}

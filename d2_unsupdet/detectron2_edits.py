@@ -22,6 +22,8 @@ class Edit:
 _NO_COMPILED_OPS = '''\
 """Stands where the compiled operators would be in this pure Python build of Detectron2."""
 
+import torch
+
 
 class _NotCompiled:
     def __getattr__(self, name):
@@ -34,6 +36,11 @@ class _NotCompiled:
 
 
 _C = _NotCompiled()
+
+# layers/nms.py calls this one through torch.ops, so it needs a registered name.
+_library = torch.library.Library("detectron2", "FRAGMENT")
+_library.define("nms_rotated(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor")
+_library.impl("nms_rotated", lambda *args: _C.nms_rotated, "CompositeExplicitAutograd")
 '''
 
 _OPTIONAL_C = """\
@@ -124,17 +131,6 @@ if _caffe2 is not None:
     _optional_c("detectron2/layers/deform_conv.py"),
     _optional_c("detectron2/layers/roi_align_rotated.py"),
     _optional_c("detectron2/layers/rotated_boxes.py"),
-    Edit(
-        "detectron2/layers/nms.py",
-        "    return torch.ops.detectron2.nms_rotated(",
-        """\
-    if not hasattr(torch.ops.detectron2, "nms_rotated"):
-        from detectron2.utils.no_compiled_ops import _C
-
-        return _C.nms_rotated(boxes, scores, iou_threshold)
-    return torch.ops.detectron2.nms_rotated(""",
-        _C_WHY,
-    ),
     Edit(
         "detectron2/evaluation/coco_evaluation.py",
         "from detectron2.evaluation.fast_eval_api import COCOeval_opt\n",

@@ -64,7 +64,7 @@ class FiniteGuard:
             path = self._capture(step, batch, model, bad)
             files = ", ".join(str(sample.get("file_name", "?")) for sample in batch)
             message = (
-                f"rank {comm.get_rank()}: {', '.join(bad)} not finite at step {step}; "
+                f"rank {comm.get_rank()}: {', '.join(own_losses or bad)} not finite at step {step}; "
                 f"images: {files}; captured in {path}"
             )
         messages = [m for m in comm.all_gather(message) if m]

@@ -1,0 +1,36 @@
+"""Metric lines: none doubled after a resume, none lost, unknown writers refused."""
+
+import json
+
+import pytest
+from detectron2.utils.events import EventStorage
+
+from d2_unsupdet.engine.writers import build_writers, cut_metrics
+from d2_unsupdet.errors import UserError
+
+
+def test_lines_of_steps_that_run_again_are_cut(tmp_path):
+    path = tmp_path / "metrics.json"
+    lines = [json.dumps({"iteration": i, "total_loss": 1.0}) for i in (9, 19, 29)]
+    path.write_text("\n".join([*lines, '{"iteration": 39, "tot']))  # the kill cut the last one
+    cut_metrics(path, 20)
+    assert path.read_text() == "".join(line + "\n" for line in lines[:2])
+
+
+def test_console_line_and_json_line(tmp_path, caplog):
+    caplog.set_level("INFO")
+    writers = build_writers([], tmp_path, max_iter=100, start_iter=0, config={})
+    scalars = {"total_loss": 1.5, "loss_moco": 1.5, "lr": 0.1, "time": 0.5, "data_time": 0.1}
+    with EventStorage(9) as storage:
+        storage.put_scalars(**scalars, smoothing_hint=False)
+        for writer in writers:
+            writer.write()
+            writer.close()
+    assert "step 10/100  eta 0:00:45  total_loss 1.5  loss_moco 1.5  lr 0.1  0.500 s/step" in caplog.text
+    line = json.loads((tmp_path / "metrics.json").read_text())
+    assert line == {**scalars, "iteration": 9}
+
+
+def test_an_unknown_writer_is_a_sentence(tmp_path):
+    with pytest.raises(UserError, match="'tensorbord' is not one of tensorboard, wandb"):
+        build_writers(["tensorbord"], tmp_path, max_iter=1, start_iter=0, config={})

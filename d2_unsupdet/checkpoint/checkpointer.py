@@ -1,7 +1,7 @@
 """Checkpoints of a run: a kill or a full disk at any byte costs at most one period.
 
-File names are Detectron2's (`model_0000099.pth`, `model_final.pth`, `last_checkpoint`), so its tools
-read the folder. Beside each file stands a manifest, `<file>.json`, with size and SHA-256. It is
+File names are Detectron2's (`model_0000099.pth`, `model_final.pth`, `last_checkpoint`), so its
+tools read the folder. Beside each file stands a manifest, `<file>.json`, with size and SHA-256. It is
 written just before its file takes its place and keeps the entry it replaces, so it is never wrong.
 """
 
@@ -140,7 +140,7 @@ class RunCheckpointer:
         tagged = self._tagged()
         if tagged not in paths:
             log.warning(
-                "BROKEN CHECKPOINT: the tag %s names no checkpoint here; trying the newest file, %s.",
+                "BROKEN CHECKPOINT: the tag %s names no checkpoint; trying the newest file, %s.",
                 self.folder / TAG,
                 paths[0].name,
             )

@@ -1,4 +1,4 @@
-"""Convert weights between layouts by way of Detectron2's names; an incomplete ResNet is an error."""
+"""Convert weights between layouts by way of Detectron2's names; half a ResNet is an error."""
 
 import logging
 from collections import Counter, defaultdict
@@ -77,7 +77,7 @@ def _as_format(source: str | Format) -> Format:
 
 
 def _check_whole(found: Format, hub: State) -> int | None:
-    """A bare ResNet holds nothing else; in a whole detector other parts are none of our business."""
+    """A bare ResNet holds nothing else; the other parts of a whole detector are not checked."""
     if not found.resnet:
         return None
     bare = {short: tensor for name, tensor in hub.items() if (short := bare_name(name))}

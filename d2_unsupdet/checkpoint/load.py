@@ -1,4 +1,4 @@
-"""Load weights into a model and say what happened to every tensor; a load that misses stops the run.
+"""Load weights into a model, say what happened to every tensor, stop the run if too much missed.
 
 Names match exactly, or by the longest dotted suffix as in Detectron2, so that one file with
 `res4.0.conv1.weight` fits `backbone.res4...` (C4) and `backbone.bottom_up.res4...` (FPN).
@@ -200,8 +200,8 @@ def _check(report: LoadReport, min_coverage: float, allow_missing: Sequence[str]
         missing = [n for n in report.new if not _matches(n, allow_missing)]
     if missing:
         raise UserError(
-            f"{report.source} lacks {len(missing)} tensors of the model ({_first(missing)}); take a "
-            "complete file, or name them in allow_missing if they may start anew."
+            f"{report.source} lacks {len(missing)} tensors of the model ({_first(missing)}); take "
+            "a complete file, or name them in allow_missing if they may start anew."
         )
     if report.source_share < min_coverage:
         raise UserError(

@@ -1,4 +1,4 @@
-"""What a whole ResNet holds, under Detectron2's names: the list a converted file is checked against.
+"""What a whole ResNet holds, under Detectron2's names: what a converted file is checked against.
 
 Torchvision's layout (stride in the 3x3 convolution) and Detectron2's have the same tensor shapes.
 """

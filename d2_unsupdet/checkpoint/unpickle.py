@@ -1,7 +1,7 @@
 """Read a `.pkl` of weights without running what is inside it.
 
 Every name a pickle asks for is looked up in one short table; there is no other way in. NumPy's own
-`__setstate__` trusts its input, so arrays and dtypes are rebuilt by small checked stand-ins instead.
+`__setstate__` trusts its input, so arrays and dtypes are rebuilt by small checked stand-ins.
 """
 
 import io
@@ -23,7 +23,7 @@ class RefusedGlobal(Exception):
 
 
 def restricted_load(file: BinaryIO) -> Any:
-    """Unpickle numbers, strings, containers, arrays and tensors; raise RefusedGlobal on the rest."""
+    """Unpickle numbers, text, containers, arrays and tensors; raise RefusedGlobal on the rest."""
     # latin1: Detectron's oldest model-zoo files were pickled by Python 2
     return _plain(_Unpickler(file, encoding="latin1").load())
 

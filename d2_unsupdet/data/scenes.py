@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..seeding import derive_seed
+from d2_unsupdet.seeding import derive_seed
 
 SCENES_VERSION = 1
 CLASSES = ("circle", "square", "triangle", "star", "ring", "cross", "hexagon", "ellipse")
@@ -126,11 +126,8 @@ def draw_scene(*, seed: int, split: str, index: int, size: int = 128, level: str
     return Scene(image, instances, tuple(classes))
 
 
-# --- textures -------------------------------------------------------------------------------------
-
-
 def upsample(grid: np.ndarray, cell: int, shape: tuple[int, int]) -> np.ndarray:
-    """Linear interpolation of a coarse (gh, gw, c) grid to `shape`, one node every `cell` pixels."""
+    """Linear interpolation of a coarse (gh, gw, c) grid to `shape`, a node every `cell` pixels."""
     for axis, length in enumerate(shape):
         position = np.arange(length, dtype=np.int32) * ONE // cell
         first, weight = position >> 8, position & 255
@@ -205,7 +202,9 @@ def _light_and_sensor(draws: Draws, canvas: np.ndarray) -> np.ndarray:
     """Illumination gradient (half of the images), a soft-edged shadow (a third), sensor noise."""
     shape = canvas.shape[:2]
     if draws.chance(50):
-        canvas = canvas * (ONE + 40 - draws.integer(40, 110) * _ramp(shape, draws.direction()) // ONE)
+        canvas = canvas * (
+            ONE + 40 - draws.integer(40, 110) * _ramp(shape, draws.direction()) // ONE
+        )
         canvas >>= 8
     if draws.chance(33):
         edge, slope = draws.integer(64, 192), draws.integer(6, 24)
@@ -213,9 +212,6 @@ def _light_and_sensor(draws: Draws, canvas: np.ndarray) -> np.ndarray:
         canvas = canvas * (ONE - (side * draws.integer(50, 110) >> 8)) >> 8
     noise = draws.gaussian(canvas.shape, draws.integer(2, 8))
     return np.clip(canvas + noise, 0, 255).astype(np.uint8)
-
-
-# --- shapes ---------------------------------------------------------------------------------------
 
 
 def coverage(outlines: list[np.ndarray], height: int, width: int) -> np.ndarray:
@@ -296,9 +292,6 @@ def _shape_opacity(draws: Draws, name: str, size: int) -> np.ndarray:
     placed = [(outline - low) * side // longest + shift for outline in outlines]
     width, height = ((placed[0].max(0) + ONE - 1) // ONE).tolist()
     return coverage(placed, min(height, size), min(width, size))
-
-
-# --- composition ----------------------------------------------------------------------------------
 
 
 def _window(corner: tuple[int, int], shape: tuple[int, ...]) -> tuple[slice, slice]:

@@ -1,0 +1,145 @@
+"""The names that are there from the start: Detectron2's own, and ours for unlabelled images.
+
+Detectron2's readers for some of its names need packages that are not core, and all of them read
+DETECTRON2_DATASETS once, at import. Those names are kept and their readers replaced.
+"""
+
+from functools import cache
+from pathlib import Path
+
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+
+from d2_unsupdet.data import catalog, sources
+from d2_unsupdet.data.scenes import CLASSES
+from d2_unsupdet.errors import UserError
+
+_COCO_JSON = {
+    "2014_train": ("train2014", "instances_train2014"),
+    "2014_val": ("val2014", "instances_val2014"),
+    "2014_minival": ("val2014", "instances_minival2014"),
+    "2014_valminusminival": ("val2014", "instances_valminusminival2014"),
+    "2017_train": ("train2017", "instances_train2017"),
+    "2017_val": ("val2017", "instances_val2017"),
+    "2017_val_100": ("val2017", "instances_val2017_100"),
+    "2017_test": ("test2017", "image_info_test2017"),
+    "2017_test-dev": ("test2017", "image_info_test-dev2017"),
+}
+
+
+@cache
+def register_all() -> None:
+    """Register the names and the path prefixes; the second call does nothing."""
+    _register_coco()
+    for year, splits in ((2007, ("train", "val", "trainval", "test")),
+                         (2012, ("train", "val", "trainval"))):  # fmt: skip
+        for split in splits:
+            sources.register_voc(f"voc_{year}_{split}", f"VOC{year}", split, year)
+    for split in ("train", "val", "test"):
+        name = f"cityscapes_fine_{{}}_{split}"
+        sources.register_cityscapes_instances(name.format("instance_seg"), "cityscapes", split)
+        sources.register_cityscapes_semantic(name.format("sem_seg"), "cityscapes", split)
+    for split in ("train", "val"):
+        sources.register_imagenet(f"imagenet_{split}", "imagenet", split)
+        sources.register_imagenet(f"imagenet100_{split}", "imagenet100", split)
+    for name in ("toy_unlabeled", "toy_train", "toy_val", "toy_sem_seg_train", "toy_sem_seg_val"):
+        _register_toy(name)
+        catalog.register_prefix(name, _register_toy)
+    _register_prefixes()
+
+
+def _register_coco() -> None:
+    things = [c for c in COCO_CATEGORIES if c["isthing"]]
+    fixed = {
+        "thing_classes": [c["name"] for c in things],
+        "thing_colors": [c["color"] for c in things],
+        "thing_dataset_id_to_contiguous_id": {c["id"]: i for i, c in enumerate(things)},
+    }
+    for name, (folder, labels) in _COCO_JSON.items():
+        annotations = f"coco/annotations/{labels}.json"
+        sources.register_coco_json(f"coco_{name}", annotations, f"coco/{folder}", **fixed)
+    # the images alone: no annotation file is read (450 MB for train2017), none need exist
+    sources.register_folder("coco_2017_train_unlabeled", "coco/train2017")
+    sources.register_folder("coco_2017_unlabeled", "coco/unlabeled2017")
+
+
+def _register_toy(name: str, options: str = "") -> None:
+    """The embedded data set; drawing it waits until the data are asked for."""
+
+    def folder() -> Path:
+        from d2_unsupdet.data import (
+            toy,
+        )  # not above: `python -m d2_unsupdet.data.toy` would run it twice
+
+        return toy.prepare(toy.parse(name))
+
+    def read() -> list[dict]:
+        from d2_unsupdet.data import toy
+
+        return toy.read(name)
+
+    if options:
+        from d2_unsupdet.data import toy
+
+        toy.parse(name)  # an option that is not understood is an error now, not when reading
+    labelled = {
+        "thing_classes": list(CLASSES),
+        "stuff_classes": ["background", *CLASSES],
+        "ignore_label": 255,
+        "thing_dataset_id_to_contiguous_id": {k + 1: k for k in range(len(CLASSES))},
+        "evaluator_type": "sem_seg" if name.startswith("toy_sem_seg") else "coco",
+    }
+    catalog.register(
+        name,
+        catalog.Source(
+            key=("toy", name),
+            paths=list,
+            layout="drawn on first use",
+            read=read,
+            metadata={} if name.startswith("toy_unlabeled") else labelled,
+            lazy={
+                "json_file": lambda: str(folder() / "instances.json"),
+                "image_root": lambda: str(folder() / "images"),
+            },
+        ),
+    )
+
+
+def _register_prefixes() -> None:
+    catalog.register_prefix("folder", sources.register_folder)
+    catalog.register_prefix("coco", _coco)
+    catalog.register_prefix("voc", _voc)
+    catalog.register_prefix("imagenet", _imagenet)
+    catalog.register_prefix("cityscapes_instances", _cityscapes_instances)
+    catalog.register_prefix("cityscapes_sem_seg", _cityscapes_sem_seg)
+
+
+def _two(name: str, rest: str, meaning: str) -> tuple[str, str]:
+    first, at, second = rest.rpartition("@")
+    if not (at and first and second):
+        raise UserError(f"The data set name '{name}' is incomplete: expected {meaning}.")
+    return first, second
+
+
+def _coco(name: str, rest: str) -> None:
+    sources.register_coco_json(name, *_two(name, rest, "coco:<annotations.json>@<image folder>"))
+
+
+def _voc(name: str, rest: str) -> None:
+    root, split = _two(name, rest, "voc:<folder with ImageSets>@<split>")
+    year = 2007 if "2007" in Path(root).name else 2012
+    sources.register_voc(name, root, split, year)
+
+
+def _imagenet(name: str, rest: str) -> None:
+    folder = Path(rest)
+    sources.register_imagenet(name, folder.parent, folder.name)
+
+
+def _cityscapes_instances(name: str, rest: str) -> None:
+    form = "cityscapes_instances:<folder with gtFine>@<split>"
+    sources.register_cityscapes_instances(name, *_two(name, rest, form))
+
+
+def _cityscapes_sem_seg(name: str, rest: str) -> None:
+    form = "cityscapes_sem_seg:<folder with gtFine>@<split>"
+    sources.register_cityscapes_semantic(name, *_two(name, rest, form))

@@ -1,0 +1,344 @@
+"""Every format through its real files, and every wrong input through its sentence."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode
+from pycocotools import mask as coco_mask
+
+from d2_unsupdet.data import builtin, catalog, sources
+from d2_unsupdet.data.catalog import check, class_names, get_dataset
+from d2_unsupdet.errors import UserError
+from tests.data.miniature import box, write_coco, write_image
+
+
+@pytest.fixture(autouse=True)
+def _registered():
+    builtin.register_all()
+
+
+@pytest.fixture
+def warnings_said(monkeypatch):
+    said = []
+    for module in ("coco", "folder", "sem_seg"):
+        monkeypatch.setattr(f"d2_unsupdet.data.readers.{module}.warn_once", said.append)
+    monkeypatch.setattr(catalog, "warn_once", said.append)
+    return said
+
+
+def test_folder_takes_images_of_any_nesting_and_counts_the_rest(root, warnings_said):
+    for name in ("b.JPG", "sub/deep/a.png", "sub/c.Tiff", ".hidden.jpg", ".git/x.jpg"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"")
+    (root / "notes.txt").write_text("x")
+    (root / "elsewhere").symlink_to(root / "sub")
+    records = get_dataset(f"folder:{root}")
+    ids = [r["image_id"] for r in records]
+    assert ids == [
+        "b.JPG",
+        "elsewhere/c.Tiff",
+        "elsewhere/deep/a.png",
+        "sub/c.Tiff",
+        "sub/deep/a.png",
+    ]
+    assert records[0] == {"file_name": str(root / "b.JPG"), "image_id": "b.JPG"}
+    assert warnings_said == [f"{root}: skipped 1 file that are not images."]
+
+
+def test_folder_link_to_itself_ends(root):
+    write_image(root / "in" / "a.jpg")
+    (root / "in" / "loop").symlink_to(root)
+    (root / "in" / "self").symlink_to(root / "in")
+    assert [r["image_id"] for r in get_dataset(f"folder:{root}/in")] == ["a.jpg"]
+
+
+def test_folder_without_images_is_an_error(root):
+    (root / "notes.txt").write_text("x")
+    with pytest.raises(UserError, match="holds no image .1 other file.*.jpg"):
+        get_dataset(f"folder:{root}")
+
+
+def test_sizes_only_when_asked_and_none_for_a_broken_file(root):
+    write_image(root / "im" / "a.jpg", 31, 17)
+    (root / "im" / "b.jpg").write_bytes(b"nonsense")
+    good, bad = get_dataset(f"folder:{root}/im", sizes=True)
+    assert (good["width"], good["height"]) == (31, 17)
+    assert "width" not in bad
+
+
+def test_coco_ids_with_holes_become_contiguous(root):
+    json_file, images = write_coco(root)
+    name = f"coco:{json_file}@{images}"
+    records = get_dataset(name)
+    assert [r["image_id"] for r in records] == [5, 12, 40]
+    assert [a["category_id"] for a in records[1]["annotations"]] == [2, 0]
+    assert records[1]["annotations"][0]["bbox"] == [1, 2, 3, 4]
+    assert records[1]["annotations"][0]["bbox_mode"] == BoxMode.XYWH_ABS
+    assert records[0]["file_name"] == str(images / "sub/b.jpg")
+    assert class_names(name) == ["x", "y", "z"]
+    meta = MetadataCatalog.get(name)
+    assert meta.thing_dataset_id_to_contiguous_id == {3: 0, 7: 1, 90: 2}
+    assert (meta.json_file, meta.image_root) == (str(json_file), str(images))
+    assert meta.evaluator_type == "coco"
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_coco_ids_from_zero_and_from_one(root, first):
+    categories = [{"id": first + k, "name": f"c{k}"} for k in range(3)]
+    annotations = [box(k, 12, first + k, [0, 0, 2, 2]) for k in range(3)]
+    json_file, images = write_coco(root, categories=categories, annotations=annotations)
+    record = get_dataset(f"coco:{json_file}@{images}")[1]
+    assert [a["category_id"] for a in record["annotations"]] == [0, 1, 2]
+
+
+def test_coco_agrees_with_detectron2(root):
+    from detectron2.data.datasets import load_coco_json
+
+    mask = coco_mask.encode(np.asfortranarray(np.eye(10, 20, dtype=np.uint8)))
+    mask["counts"] = mask["counts"].decode()
+    raw = {"size": [10, 20], "counts": [0, 50, 150]}
+    annotations = [
+        box(1, 12, 90, [1, 2, 3, 4], segmentation=[[1, 2, 4, 2, 4, 6]], iscrowd=0),
+        box(2, 12, 3, [0, 0, 5, 5], segmentation=mask, iscrowd=0, keypoints=[1, 2, 2, 0, 0, 0]),
+        box(3, 40, 7, [0, 0, 5, 5], segmentation=raw, iscrowd=1),
+    ]
+    json_file, images = write_coco(root, annotations=annotations)
+    theirs = load_coco_json(str(json_file), str(images), f"theirs_{root.name}")
+    assert get_dataset(f"coco:{json_file}@{images}") == theirs
+
+
+def test_coco_useless_boxes_are_left_out_and_counted(root, warnings_said):
+    bad = [[0, 0, 0, 5], [0, 0, 5, -1], [20, 0, 5, 5], [-9, 0, 5, 5], [float("nan"), 0, 1, 1], []]
+    annotations = [box(k, 12, 3, b) for k, b in enumerate(bad)] + [box(9, 12, 3, [-2, -2, 5, 5])]
+    annotations.append(box(10, 999, 3, [0, 0, 1, 1]))
+    annotations.append(box(11, 12, 3, [0, 0, 4, 4], segmentation=[[1, 2, 3, 4]]))
+    json_file, images = write_coco(root, annotations=annotations)
+    record = get_dataset(f"coco:{json_file}@{images}")[1]
+    assert [a["bbox"] for a in record["annotations"]] == [[-2, -2, 5, 5]]
+    assert [w.split("left out ")[1] for w in warnings_said] == [
+        "1 annotation of an unknown image.",
+        "1 object with a broken mask.",
+        "6 zero-area or out-of-image boxes.",
+    ]
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "a/../../b.jpg", "", 7, ".."])
+def test_coco_file_names_stay_inside_the_folder(root, name):
+    json_file, images = write_coco(root, images=[{"id": 1, "file_name": name}], annotations=[])
+    with pytest.raises(UserError, match="not inside the image folder"):
+        get_dataset(f"coco:{json_file}@{images}")
+
+
+def test_coco_missing_size_is_read_from_the_file(root):
+    write_image(root / "images" / "odd.png", 33, 11)
+    listed = [{"id": 1, "file_name": "odd.png"}]
+    json_file, images = write_coco(root, images=listed, annotations=[box(1, 1, 3, [32, 0, 9, 9])])
+    (record,) = get_dataset(f"coco:{json_file}@{images}")
+    assert (record["width"], record["height"], len(record["annotations"])) == (33, 11, 1)
+
+
+def test_coco_without_annotations_has_no_labels(root):
+    json_file, images = write_coco(root)
+    content = json.loads(json_file.read_text())
+    del content["annotations"], content["categories"]
+    json_file.write_text(json.dumps(content))
+    assert all("annotations" not in r for r in get_dataset(f"coco:{json_file}@{images}"))
+    with pytest.raises(UserError, match="has no labels"):
+        class_names(f"coco:{json_file}@{images}")
+
+
+BROKEN_COCO = [
+    ({"annotations": [box(1, 12, 4, [0, 0, 1, 1])]}, r"category 4.*ids 3, 7, 90"),
+    ({"images": {}}, "no list 'images'"),
+    ({"images": [{"file_name": "a.jpg"}]}, "image without an 'id'"),
+    ({"images": [{"id": 1, "file_name": "a.jpg"}] * 2}, "two images with the id 1"),
+    ({"categories": [{"id": 3}, {"id": 3}]}, "two categories with the same id"),
+    ({"categories": [{"name": "x"}]}, "category without an integer 'id'"),
+    ({"annotations": [{"id": 1}]}, "annotation without an 'image_id'"),
+    ({"images": [{"id": 12, "file_name": "gone.jpg"}]}, "gone.jpg, which does not exist"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), BROKEN_COCO)
+def test_coco_broken_files_are_named(root, changes, message):
+    json_file, images = write_coco(root, **changes)
+    with pytest.raises(UserError, match=message) as caught:
+        get_dataset(f"coco:{json_file}@{images}")
+    assert str(json_file) in str(caught.value)
+
+
+def test_coco_file_that_is_no_json(root):
+    json_file, images = write_coco(root)
+    json_file.write_text("{")
+    with pytest.raises(UserError, match="Cannot read .* as JSON"):
+        get_dataset(f"coco:{json_file}@{images}")
+
+
+def test_voc_boxes_difficult_objects_and_missing_sizes(voc):
+    first, second = get_dataset("voc_2007_trainval")
+    assert (first["image_id"], first["width"], first["height"]) == ("000005", 20, 10)
+    dog, person = first["annotations"]
+    assert (dog["bbox"], dog["category_id"], dog["difficult"]) == ([0, 0, 20, 10], 11, 0)
+    assert (person["bbox"], person["category_id"], person["difficult"]) == ([2, 3, 8, 9], 14, 1)
+    assert (second["width"], second["height"]) == (20, 10)
+    assert len(class_names("voc_2007_trainval")) == 20
+    sources.register_voc("voc_easy", voc, "trainval", 2007, difficult=False)
+    assert [len(r["annotations"]) for r in get_dataset("voc_easy")] == [1, 0]
+    assert [r["image_id"] for r in get_dataset(f"voc:{voc}@dog_train")] == ["000005"]
+
+
+def test_voc_metadata_serves_detectron2s_evaluator(voc):
+    from detectron2.evaluation import PascalVOCDetectionEvaluator
+
+    get_dataset("voc_2007_trainval")
+    PascalVOCDetectionEvaluator("voc_2007_trainval")
+    assert MetadataCatalog.get("voc_2007_trainval").dirname == str(voc)
+    assert catalog.metadata(f"voc:{voc}@trainval").year == 2007
+
+
+def test_voc_unknown_class_is_named(voc):
+    path = voc / "Annotations" / "000005.xml"
+    path.write_text(path.read_text().replace("dog", "dgo"))
+    with pytest.raises(UserError, match="class 'dgo'.*Did you mean 'dog'"):
+        get_dataset("voc_2007_trainval")
+
+
+def test_several_names_are_joined_when_their_classes_agree(voc):
+    os.rename(voc, voc.with_name("VOC2012"))
+    records = get_dataset(f"voc_2012_trainval,voc:{voc.with_name('VOC2012')}@dog_train")
+    assert [r["image_id"] for r in records] == ["000005", "000007", "000005"]
+    assert records[2]["dataset_name"].endswith("@dog_train")
+    assert len(get_dataset(["voc_2012_trainval"], subset=1)) == 1
+    with pytest.raises(UserError, match="do not have the same classes"):
+        class_names("voc_2012_trainval,toy_val")
+
+
+def test_imagenet_labels_are_ranks_of_class_folders(root):
+    for name in ("n02/b.JPEG", "n01/a.JPEG", "n02/a.JPEG"):
+        write_image((root / "imagenet/train" / name).with_suffix(".jpg")).rename(
+            root / "imagenet/train" / name
+        )
+    records = get_dataset("imagenet_train")
+    assert [(r["image_id"], r["label"]) for r in records] == [
+        ("n01/a.JPEG", 0), ("n02/a.JPEG", 1), ("n02/b.JPEG", 1)
+    ]  # fmt: skip
+    assert class_names("imagenet_train") == ["n01", "n02"]
+    assert records == get_dataset(f"imagenet:{root}/imagenet/train")
+    (root / "imagenet/val").mkdir()
+    write_image(root / "imagenet/val/flat.jpg")
+    with pytest.raises(UserError, match="prepare_imagenet.py"):
+        get_dataset("imagenet_val")
+
+
+def test_cityscapes_instances_from_label_pngs(cityscapes):
+    (record,) = get_dataset("cityscapes_fine_instance_seg_val")
+    assert (record["width"], record["height"]) == (16, 12)
+    assert record["image_id"] == "aachen_000000_000019"
+    names = [class_names("cityscapes_fine_instance_seg_val")[a["category_id"]]
+             for a in record["annotations"]]  # fmt: skip
+    assert names == ["rider", "person", "car"]
+    rider, person, car = record["annotations"]
+    assert [a["iscrowd"] for a in (rider, person, car)] == [1, 0, 0]
+    assert (person["bbox"], car["bbox"]) == ([8, 6, 13, 11], [1, 2, 5, 6])
+    rle = coco_mask.merge(coco_mask.frPyObjects(person["segmentation"], 12, 16))
+    assert coco_mask.area(rle) == 24  # 25 pixels less the hole
+
+
+def test_cityscapes_semantic_maps_need_the_script_once(cityscapes, script):
+    with pytest.raises(UserError, match="prepare_cityscapes.py"):
+        get_dataset("cityscapes_fine_sem_seg_val")
+    assert script("prepare_cityscapes").prepare(cityscapes) == 1
+    (record,) = get_dataset("cityscapes_fine_sem_seg_val")
+    import cv2
+
+    ids = cv2.imread(record["sem_seg_file_name"], cv2.IMREAD_UNCHANGED)
+    assert set(np.unique(ids)) == {0, 11, 12, 13, 255}
+    assert ids[3, 2] == 13 and ids[11, 0] == 255
+    assert len(class_names("cityscapes_fine_sem_seg_val", "stuff")) == 19
+
+
+def test_label_maps_pair_by_relative_path(root, warnings_said):
+    for name in ("im/a/x.jpg", "im/b/x.jpg", "im/b/alone.jpg", "gt/a/x.png", "gt/b/x.png"):
+        write_image(root / name)
+    sources.register_sem_seg("paired", "im", "gt", ["sky", "road"])
+    records = get_dataset("paired")
+    assert [r["image_id"] for r in records] == ["a/x.jpg", "b/x.jpg"]
+    assert records[1]["sem_seg_file_name"] == str(root / "gt/b/x.png")
+    assert class_names("paired") == ["sky", "road"]
+    assert "left out 1 image without a label map" in warnings_said[0]
+
+
+def test_root_is_read_when_asked(tmp_path, monkeypatch):
+    for part in ("one", "two"):
+        write_image(tmp_path / part / "coco/unlabeled2017" / f"{part}.jpg")
+        monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / part))
+        assert [r["image_id"] for r in get_dataset("coco_2017_unlabeled")] == [f"{part}.jpg"]
+        assert str(tmp_path / part) in MetadataCatalog.get("coco_2017_unlabeled").image_root
+
+
+def test_default_root_is_datasets_here(tmp_path, monkeypatch):
+    monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    write_image(tmp_path / "datasets/coco/unlabeled2017/a.jpg")
+    assert len(get_dataset("coco_2017_unlabeled")) == 1
+
+
+def test_data_set_that_is_not_there_shows_its_layout(root):
+    with pytest.raises(UserError) as caught:
+        check("voc_2012_trainval")
+    text = str(caught.value)
+    assert "VOC2012" in text and f"DETECTRON2_DATASETS, now {root}" in text
+    assert "ImageSets/Main/trainval.txt" in text and "JPEGImages" in text
+
+
+def test_unknown_names_get_the_nearest_known_one(root):
+    with pytest.raises(UserError, match="Did you mean 'coco_2017_train'"):
+        check("coco_2017_trian")
+    with pytest.raises(UserError, match="'folder:"):
+        check(str(root))
+    with pytest.raises(UserError, match="Known names: .*toy_train"):
+        check("???")
+    with pytest.raises(UserError, match="No data set is named by ''"):
+        check("")
+    with pytest.raises(UserError, match="expected coco:<annotations.json>@<image folder>"):
+        check("coco:labels.json")
+
+
+def test_registering_again_changes_nothing_and_something_else_replaces(root):
+    write_image(root / "one/a.jpg")
+    write_image(root / "two/b.jpg")
+    sources.register_folder("mine", "one")
+    MetadataCatalog.get("mine").note = "kept"
+    sources.register_folder("mine", "one")
+    assert MetadataCatalog.get("mine").note == "kept"
+    sources.register_folder("mine", "two")
+    assert [r["image_id"] for r in DatasetCatalog.get("mine")] == ["b.jpg"]
+
+
+def test_detectron2s_other_names_stay():
+    for name in ("keypoints_coco_2017_train", "lvis_v1_train", "coco_2017_val_panoptic"):
+        assert name in DatasetCatalog
+    assert len(class_names_without_files("coco_2017_val")) == 80
+
+
+def class_names_without_files(name):
+    return MetadataCatalog.get(name).thing_classes
+
+
+def test_a_name_registered_by_the_user_works(root):
+    DatasetCatalog.register("users_own", lambda: [{"file_name": "x", "image_id": 0}])
+    try:
+        assert get_dataset("users_own") == [{"file_name": "x", "image_id": 0}]
+    finally:
+        DatasetCatalog.remove("users_own")
+
+
+def test_images_without_objects_can_be_left_out(root, warnings_said):
+    json_file, images = write_coco(root)
+    name = f"coco:{json_file}@{images}"
+    assert [r["image_id"] for r in get_dataset(name, keep_empty=False)] == [12]
+    assert "left out 2 images without objects" in warnings_said[-1]
+    assert all("annotations" not in r for r in get_dataset(name, labels=False))

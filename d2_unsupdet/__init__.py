@@ -5,6 +5,8 @@ still works and registers nothing, so that the installer and the environment rep
 """
 
 import sys
+import warnings
+from itertools import pairwise
 
 from d2_unsupdet.availability import is_installed
 
@@ -15,5 +17,14 @@ _STANDALONE = {"d2_unsupdet.env", "d2_unsupdet.install_detectron2"}
 
 
 def _runs_standalone() -> bool:
-    arguments = sys.orig_argv
-    return any(a == "-m" and b in _STANDALONE for a, b in zip(arguments, arguments[1:]))
+    return any(a == "-m" and b in _STANDALONE for a, b in pairwise(sys.orig_argv))
+        a == "-m" and b in _STANDALONE for a, b in zip(arguments, arguments[1:], strict=False)
+    )
+
+
+if is_installed("detectron2") and not _runs_standalone():
+    with warnings.catch_warnings():
+        # fvcore scripts a loss while it is imported, and PyTorch tells every user of it
+        warnings.filterwarnings("ignore", r"`torch\.jit\.script` is deprecated", FutureWarning)
+        from d2_unsupdet import detectors as detectors  # only to register
+        from d2_unsupdet import pretext as pretext  # only to register

@@ -1,7 +1,7 @@
 """Which of the optional and separately installed packages are there, without importing them.
 
-Detectron2 is not on PyPI, so it cannot be a plain requirement: this file holds the one sentence that
-says how to get it, and the check that every room which needs it makes first.
+Detectron2 is not on PyPI, so it cannot be a plain requirement: this file holds the one sentence
+that says how to get it, and the check that every room which needs it makes first.
 """
 
 import importlib.util

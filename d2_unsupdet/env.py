@@ -16,10 +16,10 @@ from d2_unsupdet import __version__
 from d2_unsupdet.availability import INSTALL_COMMAND, is_installed, version_of
 
 PACKAGES = (
-    "torch torchvision detectron2 fvcore iopath omegaconf hydra-core pycocotools "
-    "faster-coco-eval numpy scipy pillow safetensors scikit-learn matplotlib tensorboard wandb "
-    "cityscapesscripts triton"
-).split()
+    "torch", "torchvision", "detectron2", "fvcore", "iopath", "omegaconf", "hydra-core",
+    "pycocotools", "faster-coco-eval", "numpy", "scipy", "pillow", "safetensors",
+    "scikit-learn", "matplotlib", "tensorboard", "wandb", "cityscapesscripts", "triton",
+)  # fmt: skip
 OPENCV_WHEELS = (
     "opencv-python",
     "opencv-python-headless",

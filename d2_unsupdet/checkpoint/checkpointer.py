@@ -1,8 +1,8 @@
 """Checkpoints of a run: a kill or a full disk at any byte costs at most one period.
 
 File names are Detectron2's (`model_0000099.pth`, `model_final.pth`, `last_checkpoint`), so its
-tools read the folder. Beside each file stands a manifest, `<file>.json`, with size and SHA-256. It is
-written just before its file takes its place and keeps the entry it replaces, so it is never wrong.
+tools read the folder. Beside each file stands a manifest, `<file>.json`, with size and SHA-256. It
+is written just before its file takes its place and keeps the entry it replaces: it is never wrong.
 """
 
 import json
@@ -70,7 +70,7 @@ class RunCheckpointer:
         """Write the state after step `iteration` (counted from 0), move the tag, prune."""
         self._prepare()
         path = self.folder / (FINAL if final else f"model_{iteration:07d}.pth")
-        self._write(path, {"iteration": iteration, **state}, Entry(0, "", iteration))
+        self._write(path, {**state, "iteration": iteration}, Entry(0, "", iteration))
         atomic_write(self.folder / TAG, lambda file: file.write(path.name.encode()))
         self._prune(iteration)
         return path
@@ -95,7 +95,7 @@ class RunCheckpointer:
             return False
         self._prepare()
         entry = Entry(0, "", iteration, float(score), metric)
-        self._best = self._write(self.folder / BEST, {"iteration": iteration, **state}, entry)
+        self._best = self._write(self.folder / BEST, {**state, "iteration": iteration}, entry)
         return True
 
     @property

@@ -108,7 +108,8 @@ def atomic_write(
 ) -> Digest:
     """Let `writer` fill a temporary file, sync it and rename it to `path`; hash on the way.
 
-    `before_replace` runs when the new bytes are safe on disk but `path` still holds the old ones.
+    `writer` gets a stream to write to, nothing else (no seek). `before_replace` runs when the new
+    bytes are safe on disk but `path` still holds the old ones.
     """
     path = Path(path)
     temporary = path.with_name(TEMPORARY.format(name=path.name, token=secrets.token_hex(4)))

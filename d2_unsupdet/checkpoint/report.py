@@ -45,8 +45,8 @@ class LoadReport:
 
     def __str__(self) -> str:
         share = "full coverage" if self.full_coverage else f"{self.source_share:.1%} of the file"
-        count = f"{len(self.matched)} tensors, {share}, {self.model_share:.1%} of the model"
-        lines = [f"Loaded {self.source} ({self.layout}): {count}"]
+        counts = f"{len(self.matched)} tensors, {share}, {self.model_share:.1%} of the model"
+        lines = [f"Loaded {self.source} ({self.layout}): {counts}"]
         lines += _rows("loaded", self.matched)
         lines += _rows("new", self.new)
         lines += _rows("unused", self.unused)

@@ -32,6 +32,7 @@ class _Call:
     """A callable that a hostile pickle can neither change (BUILD) nor look into."""
 
     __slots__ = ("_function",)
+    _function: Callable[..., Any]
 
     def __init__(self, function: Callable[..., Any]) -> None:
         object.__setattr__(self, "_function", function)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.checkpoint.layouts import LAYOUTS, backbone_state, torchvision_net, torchvision_state
 
 from d2_unsupdet.checkpoint import IncompleteError, convert, read_weights, write_weights
 from d2_unsupdet.checkpoint.resnet import check_resnet, resnet_shapes
 from d2_unsupdet.errors import UserError
+from tests.checkpoint.layouts import LAYOUTS, backbone_state, torchvision_net, torchvision_state
 
 TOOL = Path(__file__).parents[2] / "tools" / "convert_checkpoint.py"
 

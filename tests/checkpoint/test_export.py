@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tests.checkpoint.detectors import detector
-from tests.checkpoint.layouts import torchvision_state
 
 from d2_unsupdet.checkpoint import convert, export_weights, read_weights, write_weights
 from d2_unsupdet.errors import UserError
+from tests.checkpoint.detectors import detector
+from tests.checkpoint.layouts import torchvision_state
 
 
 @pytest.fixture(scope="module")

@@ -106,6 +106,14 @@ def test_the_namespace_is_not_allowed_for_the_rest_of_the_process(tmp_path):
         torch.load(path, weights_only=True)
 
 
+def test_torch_without_the_context_manager_does_the_same(tmp_path, monkeypatch):
+    monkeypatch.delattr(torch.serialization, "safe_globals")  # torch 2.4
+    path = write(tmp_path / "w.pth", {"model": WEIGHTS, "args": argparse.Namespace()})
+    assert read_weights(path).state.keys() == WEIGHTS.keys()
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(path, weights_only=True)
+
+
 def test_a_missing_file_names_its_neighbour(tmp_path):
     write(tmp_path / "moco_v2_800ep.pth", WEIGHTS)
     with pytest.raises(UserError, match="Did you mean 'moco_v2_800ep.pth'"):

@@ -3,11 +3,11 @@
 import re
 
 import pytest
-from tests.checkpoint.layouts import LAYOUTS, moco_state, torchvision_state
 
 from d2_unsupdet.checkpoint.convert import convert
 from d2_unsupdet.checkpoint.formats import FORMATS, Format, detect, get_format
 from d2_unsupdet.errors import UserError
+from tests.checkpoint.layouts import LAYOUTS, moco_state, torchvision_state
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

@@ -5,12 +5,14 @@ from functools import cache
 
 import pytest
 import torch
-from tests.checkpoint.detectors import detector
-from tests.checkpoint.layouts import LAYOUTS, torchvision_net, torchvision_state
+from detectron2.modeling.backbone import BasicStem, ResNet
+from detectron2.modeling.backbone.resnet import BasicBlock
 from torch import nn
 
 from d2_unsupdet.checkpoint import convert, export_weights, load_weights, match_names
 from d2_unsupdet.errors import UserError
+from tests.checkpoint.detectors import detector
+from tests.checkpoint.layouts import LAYOUTS, torchvision_net, torchvision_state
 
 
 @cache
@@ -116,12 +118,29 @@ def test_a_wrong_depth_names_the_fix(file, model):
 
 
 def test_a_shallower_detector_of_the_same_names_is_refused():
-    # every name and shape of a ResNet-50 exists in a ResNet-101: coverage of the file proves nothing
-    hub, _ = convert(torchvision_state(50))
-    names = {f"backbone.{n}": t for n, t in hub.items()}
-    model = fresh("c4", depth=101)
-    with pytest.raises(UserError, match="holds a ResNet-50 but the model has a ResNet-101"):
-        load_weights(model, names)
+    # every name and shape of a ResNet-18 exists in a ResNet-34: coverage of the file is no proof
+    hub, _ = convert(torchvision_state(18))
+    names = {f"backbone.bottom_up.{n}": t for n, t in hub.items()}
+    with pytest.raises(UserError, match="holds a ResNet-18 but the model has a ResNet-34"):
+        load_weights(fresh(depth=34), names)
+
+
+def test_a_resnet_of_another_shape_than_the_papers_goes_around(tmp_path):
+    def tiny():
+        stages = [
+            ResNet.make_stage(
+                BasicBlock, 1, in_channels=8, out_channels=8, stride_per_block=[1], norm="BN"
+            )
+            for _ in range(2)
+        ]
+        return ResNet(BasicStem(out_channels=8, norm="BN"), stages, out_features=["res3"])
+
+    net, model = tiny(), nn.ModuleDict({"backbone": tiny(), "head": nn.Linear(8, 3)})
+    for path in export_weights(net.state_dict(), tmp_path / "w"):
+        report = load_weights(model, path)
+        assert report.full_coverage
+        assert sorted(report.new) == ["head.bias", "head.weight"]
+    assert torch.equal(model["backbone"].stem.conv1.weight, net.stem.conv1.weight)
 
 
 def test_a_missing_stage_stops_the_run():

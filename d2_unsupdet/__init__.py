@@ -18,8 +18,6 @@ _STANDALONE = {"d2_unsupdet.env", "d2_unsupdet.install_detectron2"}
 
 def _runs_standalone() -> bool:
     return any(a == "-m" and b in _STANDALONE for a, b in pairwise(sys.orig_argv))
-        a == "-m" and b in _STANDALONE for a, b in zip(arguments, arguments[1:], strict=False)
-    )
 
 
 if is_installed("detectron2") and not _runs_standalone():

@@ -4,6 +4,6 @@ from d2_unsupdet.availability import require_detectron2
 
 require_detectron2()
 
-from d2_unsupdet.detectors.rcnn import Res5ROIHeadsExtraNorm  # noqa: E402
+from d2_unsupdet.detectors.rcnn import Res5ROIHeadsExtraNorm
 
 __all__ = ["Res5ROIHeadsExtraNorm"]

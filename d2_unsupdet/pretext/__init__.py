@@ -4,6 +4,6 @@ from d2_unsupdet.availability import require_detectron2
 
 require_detectron2()
 
-from d2_unsupdet.pretext.moco_v2 import MoCoV2  # noqa: E402
+from d2_unsupdet.pretext.moco_v2 import MoCoV2
 
 __all__ = ["MoCoV2"]

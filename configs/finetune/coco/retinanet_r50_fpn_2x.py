@@ -1,0 +1,9 @@
+"""As retinanet_r50_fpn_1x.py, twice as long."""
+
+from ...common.schedule import multistep
+from .retinanet_r50_fpn_1x import dataloader, model, optimizer, train
+
+lr_multiplier = multistep([120000, 160000], total=180000, warmup=1000)
+
+train.max_iter = 180000
+train.output_dir = "output/finetune/retinanet_r50_fpn_2x"

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -347,6 +348,7 @@ def test_a_refused_state_leaves_the_folder_alone(run):
     assert sorted(os.listdir(run)) == before
 
 
+ROOT = Path(__file__).parents[2]
 LOOP = """
 import sys, torch
 from d2_unsupdet.checkpoint.checkpointer import RunCheckpointer
@@ -367,7 +369,7 @@ def test_sigkill_while_saving_costs_at_most_one_save(tmp_path):
     command = [sys.executable, "-c", LOOP, str(tmp_path)]
     last = -1
     for attempt in range(4):
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
             started = process.stdout.readline()
             for _ in range(2 + attempt):
                 process.stdout.readline()

@@ -142,8 +142,8 @@ def _curves(evaluation: Any, category_ids: Sequence[int], limits: list[int]) -> 
     # pycocotools adds 2^-52 to the number of detections, which shows only when that number is 1:
     # a precision of 1 becomes 1 - 2^-52. Undone, so that both back ends give the same bits.
     precision = np.where(precision >= 1 - 2.0**-52, 1.0, precision)
-    order_kept = precision[:, :, order], recall[:, order]
-    return Curves(*map(np.ascontiguousarray, order_kept), limits)
+    precision = np.ascontiguousarray(precision[:, :, order])
+    return Curves(precision, np.ascontiguousarray(recall[:, order]), limits)
 
 
 def _nothing(classes: int, limits: list[int]) -> Curves:

@@ -3,7 +3,6 @@
 import importlib.util
 from collections.abc import Callable, Sequence
 
-from detectron2.data import MetadataCatalog
 from detectron2.evaluation import (
     CityscapesInstanceEvaluator,
     CityscapesSemSegEvaluator,
@@ -12,6 +11,7 @@ from detectron2.evaluation import (
     SemSegEvaluator,
 )
 
+from d2_unsupdet.data import catalog
 from d2_unsupdet.errors import UserError, nearest
 from d2_unsupdet.evaluation.coco import CocoEvaluator
 from d2_unsupdet.evaluation.voc import VocEvaluator
@@ -26,8 +26,8 @@ def build_evaluator(
     tasks: Tasks = None,
     distributed: bool = True,
 ) -> DatasetEvaluator:
-    """The evaluator for a registered data set; VOC reports its own metric and COCO's, both named."""
-    kind = MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")
+    """The evaluator of a registered data set; VOC reports its own metric and COCO's, both named."""
+    kind = catalog.metadata(dataset_name).get("evaluator_type", "coco")
     if kind not in _BUILDERS:
         raise UserError(
             f"The data set '{dataset_name}' asks for the unknown evaluator_type '{kind}'."
@@ -62,7 +62,9 @@ def _sem_seg(
 
 
 def _cityscapes(evaluator: type) -> Callable[..., DatasetEvaluator]:
-    def build(name: str, output_dir: str | None, tasks: Tasks, distributed: bool):
+    def build(
+        name: str, output_dir: str | None, tasks: Tasks, distributed: bool
+    ) -> DatasetEvaluator:
         # Detectron2 imports it only after inference, when an hour of work would be lost.
         if importlib.util.find_spec("cityscapesscripts") is None:
             raise UserError(

@@ -12,12 +12,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
 
 from d2_unsupdet.checkpoint.files import atomic_write
+from d2_unsupdet.data import catalog
 from d2_unsupdet.errors import UserError
 from d2_unsupdet.evaluation.backend import Curves, choose_backend, score
 from d2_unsupdet.evaluation.ground_truth import GroundTruth, from_json, from_records
@@ -201,11 +201,11 @@ class CocoEvaluator(DatasetEvaluator):
 
 def ground_truth(dataset_name: str) -> GroundTruth:
     """Ground truth of a registered data set: from its JSON file, or from its records."""
-    metadata = MetadataCatalog.get(dataset_name)
+    metadata = catalog.metadata(dataset_name)
     if metadata.get("json_file"):
         contiguous = metadata.get("thing_dataset_id_to_contiguous_id")
         return from_json(metadata.json_file, contiguous)
-    records = DatasetCatalog.get(dataset_name)  # also fills the metadata of lazy data sets
+    records = catalog.get_dataset(dataset_name)  # also fills the metadata of lazy data sets
     classes = metadata.get("thing_classes")
     if not classes:
         raise UserError(f"The data set '{dataset_name}' names no classes, so it gives no scores.")

@@ -48,7 +48,7 @@ def from_json(path: str | Path, contiguous: dict[int, int] | None = None) -> Gro
         content = json.loads(Path(path).read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise UserError(f"The annotation file {path} cannot be read: {error}.") from error
-    lists = content if isinstance(content, dict) else {}
+    lists: dict[str, Any] = dict(content) if isinstance(content, dict) else {}
     absent = [
         k for k in ("images", "annotations", "categories") if not isinstance(lists.get(k), list)
     ]
@@ -67,17 +67,17 @@ def from_records(
     contiguous: dict[int, int] | None = None,
 ) -> GroundTruth:
     """Ground truth of Detectron2 records, for data sets that are not COCO files (VOC, toy)."""
-    contiguous = contiguous or {i: i for i in range(len(class_names))}
-    category_of = {index: category for category, index in contiguous.items()}
+    mapping: dict[int, int] = dict(contiguous or enumerate(range(len(class_names))))
+    category_of = {index: category for category, index in mapping.items()}
     categories = [{"id": category_of[i], "name": name} for i, name in enumerate(class_names)]
     images, annotations = [], []
     for record in records:
-        size = {key: record[key] for key in ("height", "width") if key in record}
-        image = {"id": record["image_id"], "file_name": str(record.get("file_name", "")), **size}
+        image = {key: record[key] for key in ("height", "width") if key in record}
+        image |= {"id": record["image_id"], "file_name": str(record.get("file_name", ""))}
         images.append(image)
         for entry in record.get("annotations", ()):
             annotations.append(_from_record(entry, record["image_id"], category_of))
-    return _build(images, annotations, categories, contiguous)
+    return _build(images, annotations, categories, mapping)
 
 
 def _from_record(

@@ -1,7 +1,7 @@
 """AP of the PASCAL VOC challenges (Everingham et al., 2010 and 2015).
 
-Difficult objects neither count as missed nor as found. Detectron2's evaluator reads the XML files of
-one year in one layout and rounds boxes to 0.1 pixel first; this one scores the records themselves.
+Difficult objects neither count as missed nor as found. Detectron2's evaluator reads the XML files
+of one year in one layout and rounds boxes to 0.1 pixel first; this one scores the records.
 """
 
 import logging
@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
 
+from d2_unsupdet.data import catalog
 from d2_unsupdet.errors import UserError
 
 Metric = Literal["11-point", "all-point"]
@@ -51,7 +51,7 @@ class VocEvaluator(DatasetEvaluator):
     ) -> None:
         if metric not in (None, "11-point", "all-point"):
             raise UserError(f"Unknown VOC metric '{metric}': use '11-point' or 'all-point'.")
-        year = MetadataCatalog.get(dataset_name).get("year")
+        year = catalog.metadata(dataset_name).get("year")
         self.dataset_name = dataset_name
         self.metric: Metric = metric or ("11-point" if str(year) == "2007" else "all-point")
         self.distributed = distributed
@@ -80,8 +80,8 @@ class VocEvaluator(DatasetEvaluator):
             if not comm.is_main_process():
                 return {}
         predictions = {image: found for part in parts for image, found in part.items()}
-        records = DatasetCatalog.get(self.dataset_name)
-        names = MetadataCatalog.get(self.dataset_name).thing_classes
+        records = catalog.get_dataset(self.dataset_name)
+        names = catalog.metadata(self.dataset_name).thing_classes
         missing = sum(record["image_id"] not in predictions for record in records)
         if missing:
             logger.warning(
@@ -147,7 +147,7 @@ def class_ap(
 
 
 def box_iou(first_xyxy: np.ndarray, second_xyxy: np.ndarray) -> np.ndarray:
-    """(n, m) overlaps. Continuous coordinates: a VOC box (x1, y1, x2, y2) is (x1 - 1, y1 - 1, x2, y2)."""
+    """(n, m) overlaps, continuous coordinates: VOC's x1, y1, x2, y2 is here x1-1, y1-1, x2, y2."""
     low = np.maximum(first_xyxy[:, None, :2], second_xyxy[None, :, :2])
     high = np.minimum(first_xyxy[:, None, 2:], second_xyxy[None, :, 2:])
     shared = np.prod(np.maximum(high - low, 0), axis=2)

@@ -1,7 +1,7 @@
 """The evaluator follows the data set's metadata; a missing package is said before inference."""
 
 import pytest
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluators, SemSegEvaluator
 
 from d2_unsupdet.errors import UserError
@@ -11,6 +11,8 @@ from d2_unsupdet.evaluation import build as build_module
 
 def named(kind):
     name = f"build_test_{kind}"
+    if name not in DatasetCatalog:
+        DatasetCatalog.register(name, list)
     MetadataCatalog.get(name).set(evaluator_type=kind)
     return name
 
@@ -32,9 +34,6 @@ def test_voc_gets_both_metrics_under_two_names():
 def test_semantic_sets_get_detectron2s_evaluator():
     name = named("sem_seg")
     MetadataCatalog.get(name).set(stuff_classes=["road", "sky"], ignore_label=255)
-    from detectron2.data import DatasetCatalog
-
-    DatasetCatalog.register(name, lambda: [])
     assert isinstance(build_evaluator(name, distributed=False), SemSegEvaluator)
 
 

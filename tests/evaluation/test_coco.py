@@ -122,7 +122,7 @@ def test_class_agnostic_ignores_the_class_and_counts_recall(dataset):
 
 @pytest.mark.parametrize("ids", [(0, 1), (1, 2), (90, 7)], ids=["zero", "one", "holes"])
 def test_category_ids_of_a_json_data_set(tmp_path, ids):
-    """Class index 0 is the smaller id (Detectron2's rule); the written file has the set's own ids."""
+    """Class 0 is the smaller id (Detectron2's rule); the written file has the set's own ids."""
     small, large = sorted(ids)
     content = {
         "images": [

@@ -1,0 +1,241 @@
+"""Pictures that explain a run: paired views with their overlap, predictions beside ground truth.
+
+Drawn with Pillow on uint8 RGB arrays, so that the report, TensorBoard and a notebook can use them.
+"""
+
+import io
+import json
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from d2_unsupdet.checkpoint.files import atomic_write, write_json
+
+if TYPE_CHECKING:
+    import torch
+    from detectron2.structures import Instances
+
+PALETTE = (  # Okabe and Ito's colours, told apart by most colour-blind readers, and four more
+    (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178),
+    (213, 94, 0), (204, 121, 167), (255, 255, 255), (170, 68, 255), (120, 220, 80),
+    (255, 110, 110), (150, 150, 150),
+)  # fmt: skip
+BACKGROUND, INK, GAP = (24, 28, 34), (236, 239, 243), 8
+_INDEX = "index.json"
+
+
+def draw_views(sample: dict[str, Any]) -> np.ndarray:
+    """Both views of a paired sample side by side, each with its overlap box drawn.
+
+    The corner that is top left in the image itself is marked in both, so a flip is visible.
+    """
+    panels = []
+    boxes, flipped = np.asarray(sample["overlap"], dtype=float), np.asarray(sample["flipped"])
+    valid = bool(sample["valid"])
+    for number, view in enumerate(sample["views"]):
+        image, scale = _fit(to_rgb(view), 224, 512)
+        picture = Image.fromarray(image)
+        if valid:
+            box = (boxes[number] * scale).tolist()
+            _rectangle(ImageDraw.Draw(picture), box, PALETTE[0], 3)
+            corner = (box[2], box[1]) if flipped[number] else (box[0], box[1])
+            _dot(ImageDraw.Draw(picture), corner, PALETTE[0])
+        title = f"view {number + 1}" + (", flipped" if flipped[number] else "")
+        panels.append(_titled(np.asarray(picture), title if valid else f"{title}, no overlap"))
+    return _beside(panels)
+
+
+def draw_predictions(
+    image: "np.ndarray | torch.Tensor",
+    gt_instances: "Instances | None",
+    pred_instances: "Instances",
+    class_names: Sequence[str],
+    threshold: float = 0.5,
+) -> np.ndarray:
+    """Ground truth on the left, predictions at or above `threshold` on the right.
+
+    Boxes are in the pixels of the `image_size` of their instances, which need not be the image's.
+    """
+    rgb = to_rgb(image)
+    kept = pred_instances[pred_instances.scores >= threshold]
+    right = _titled(
+        draw_instances(rgb, kept, class_names), f"predictions above {threshold:g}: {len(kept)}"
+    )
+    if gt_instances is None:
+        return right
+    left = draw_instances(rgb, gt_instances, class_names)
+    return _beside([_titled(left, f"ground truth: {len(gt_instances)}"), right])
+
+
+def draw_instances(
+    image: np.ndarray, instances: "Instances", class_names: Sequence[str]
+) -> np.ndarray:
+    """Boxes with class names (and scores), masks as a tint; the image enlarged when it is small."""
+    drawn, _ = _fit(image, 320, 640)
+    height, width = drawn.shape[:2]
+    old_height, old_width = instances.image_size
+    fields = instances.get_fields()
+    boxes = fields["pred_boxes" if "pred_boxes" in fields else "gt_boxes"].tensor.detach().cpu()
+    classes = fields["pred_classes" if "pred_classes" in fields else "gt_classes"].tolist()
+    scores = fields["scores"].tolist() if "scores" in fields else [None] * len(classes)
+    masks = _masks(fields, old_height, old_width)
+    drawn = _tint(drawn, masks, classes)
+    picture = Image.fromarray(drawn)
+    pen = ImageDraw.Draw(picture)
+    order = np.argsort([s or 0 for s in scores], kind="stable")  # the surest on top
+    factors = np.array([width / old_width, height / old_height] * 2)
+    scaled = boxes.double().numpy() * factors
+    for i in order:
+        color = PALETTE[classes[i] % len(PALETTE)]
+        name = class_names[classes[i]] if classes[i] < len(class_names) else str(classes[i])
+        _rectangle(pen, scaled[i].tolist(), color, 2)
+        text = name if scores[i] is None else f"{name} {scores[i]:.2f}"
+        _label(pen, scaled[i][:2], text, color, width, height)
+    return np.asarray(picture)
+
+
+def contact_sheet(images: Sequence[np.ndarray], columns: int = 4) -> np.ndarray:
+    """Images of any sizes on a grid, each in the middle of its cell."""
+    if not images:
+        return np.full((1, 1, 3), BACKGROUND, dtype=np.uint8)
+    columns = min(columns, len(images))
+    cell_h = max(image.shape[0] for image in images) + GAP
+    cell_w = max(image.shape[1] for image in images) + GAP
+    rows = math.ceil(len(images) / columns)
+    sheet = np.full((rows * cell_h - GAP, columns * cell_w - GAP, 3), BACKGROUND, dtype=np.uint8)
+    for i, image in enumerate(images):
+        top = i // columns * cell_h + (cell_h - GAP - image.shape[0]) // 2
+        left = i % columns * cell_w + (cell_w - GAP - image.shape[1]) // 2
+        sheet[top : top + image.shape[0], left : left + image.shape[1]] = image
+    return sheet
+
+
+def save_picture(run_dir: str | Path, group: str, image: np.ndarray, caption: str) -> Path:
+    """Write `pictures/<group>_<n>.png` and its line in `pictures/index.json` for the report.
+
+    A picture of the same group and caption is replaced, so that a resumed run has each once.
+    """
+    folder = Path(run_dir) / "pictures"
+    folder.mkdir(parents=True, exist_ok=True)
+    index = _read_index(folder / _INDEX)
+    same = [e for e in index if (e.get("group"), e.get("caption")) == (group, caption)]
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "_", group) or "picture"
+    name = same[0]["file"] if same else _free_name(stem, {e.get("file") for e in index})
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG")
+    atomic_write(folder / name, lambda file: file.write(buffer.getvalue()))
+    if not same:
+        write_json(folder / _INDEX, [*index, {"file": name, "caption": caption, "group": group}])
+    return folder / name
+
+
+def to_rgb(image: "np.ndarray | torch.Tensor") -> np.ndarray:
+    """(H, W, 3) uint8 RGB from such an array or from a (3, H, W) tensor."""
+    array = image if isinstance(image, np.ndarray) else image.detach().cpu().numpy()
+    if array.ndim == 3 and array.shape[0] == 3 and not isinstance(image, np.ndarray):
+        array = array.transpose(1, 2, 0)
+    return np.ascontiguousarray(np.clip(array, 0, 255).astype(np.uint8))
+
+
+def _read_index(path: Path) -> list[dict[str, Any]]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return []
+    return [e for e in content if isinstance(e, dict)] if isinstance(content, list) else []
+
+
+def _free_name(stem: str, taken: set[Any]) -> str:
+    number = 0
+    while f"{stem}_{number:03d}.png" in taken:
+        number += 1
+    return f"{stem}_{number:03d}.png"
+
+
+def _fit(image: np.ndarray, smallest: int, largest: int) -> tuple[np.ndarray, float]:
+    """Scaled so that the longer side lies in [smallest, largest]; and the factor."""
+    side = max(image.shape[:2])
+    scale = min(max(side, smallest), largest) / side
+    if scale == 1:
+        return image.copy(), 1.0
+    size = [max(1, round(s * scale)) for s in (image.shape[1], image.shape[0])]
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)), scale
+
+
+def _masks(fields: dict[str, Any], height: int, width: int) -> np.ndarray | None:
+    """(n, height, width) bool, whatever Detectron2 structure holds them."""
+    masks = fields.get("pred_masks", fields.get("gt_masks"))
+    if masks is None:
+        return None
+    if hasattr(masks, "polygons"):
+        from detectron2.structures import BitMasks
+
+        masks = BitMasks.from_polygon_masks(masks, height, width)
+    tensor = getattr(masks, "tensor", masks)
+    return tensor.detach().cpu().numpy() > 0.5
+
+
+def _tint(image: np.ndarray, masks: np.ndarray | None, classes: list[int]) -> np.ndarray:
+    if masks is None:
+        return image
+    blended = image.astype(np.float32)
+    for mask, category in zip(masks, classes, strict=True):
+        size = (image.shape[1], image.shape[0])
+        inside = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+        blended[inside] = 0.6 * blended[inside] + 0.4 * np.array(PALETTE[category % len(PALETTE)])
+    return blended.astype(np.uint8)
+
+
+def _font(size: int) -> Any:
+    try:
+        return ImageFont.load_default(size)
+    except (TypeError, OSError):  # Pillow before 10.1, or built without FreeType
+        return ImageFont.load_default()
+
+
+def _rectangle(pen: Any, box: Sequence[float], color: tuple[int, int, int], width: int) -> None:
+    """A dark line under the coloured one keeps it visible on any ground."""
+    x0, y0 = min(box[0], box[2]), min(box[1], box[3])
+    x1, y1 = max(box[0], box[2]), max(box[1], box[3])
+    pen.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=BACKGROUND, width=width + 2)
+    pen.rectangle((x0, y0, x1, y1), outline=color, width=width)
+
+
+def _dot(pen: Any, center: Sequence[float], color: tuple[int, int, int]) -> None:
+    x, y = center
+    pen.ellipse((x - 7, y - 7, x + 7, y + 7), fill=color, outline=BACKGROUND, width=2)
+
+
+def _label(
+    pen: Any,
+    corner: Sequence[float],
+    text: str,
+    color: tuple[int, int, int],
+    width: int,
+    height: int,
+) -> None:
+    font = _font(13)
+    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
+    box_w, box_h = right - left + 6, bottom - top + 5
+    x = min(max(corner[0], 0), max(width - box_w, 0))
+    y = corner[1] - box_h if corner[1] >= box_h else corner[1] + 2
+    y = min(max(y, 0), max(height - box_h, 0))
+    pen.rectangle((x, y, x + box_w, y + box_h), fill=color)
+    luminance = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
+    ink = (0, 0, 0) if luminance > 128 else (255, 255, 255)
+    pen.text((x + 3 - left, y + 2 - top), text, fill=ink, font=font)
+
+
+def _titled(image: np.ndarray, title: str) -> np.ndarray:
+    bar = Image.new("RGB", (image.shape[1], 24), BACKGROUND)
+    ImageDraw.Draw(bar).text((4, 3), title, fill=INK, font=_font(14))
+    return np.concatenate([np.asarray(bar), image], axis=0)
+
+
+def _beside(images: Sequence[np.ndarray]) -> np.ndarray:
+    return contact_sheet(images, columns=len(images))

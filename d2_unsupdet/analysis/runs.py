@@ -1,0 +1,229 @@
+"""What a run folder holds, read without trusting it: finished, running, cut short or hostile.
+
+`metrics.json` (a JSON object a line, with `iteration`), `config.yaml`, `environment.json`,
+`command.txt`, `summary.json` and `pictures/` may each be missing or damaged; what could not be read
+becomes a sentence in `Run.notes`, never an exception.
+"""
+
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+_TASK = re.compile(r"^(bbox|segm|keypoints|sem_seg|panoptic_seg|box_proposals|knn|linear|svm)")
+
+
+@dataclass
+class Picture:
+    """A file of the run's `pictures`; `group` is "views", "predictions" or any other word."""
+
+    path: Path
+    caption: str
+    group: str
+
+
+@dataclass
+class Run:
+    """One run folder.
+
+    Args:
+        curves: scalar name -> [(iteration, value), ...], ascending, finite values only.
+        scores: final value of each evaluation score, such as "bbox/AP50"; per-class ones too.
+        summary: what the run says about itself (kind, method, data set, seconds, weights, hashes).
+        notes: one sentence for everything that is missing or could not be read.
+    """
+
+    name: str
+    path: Path
+    curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    scores: dict[str, float] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    config: str = ""
+    command: str = ""
+    pictures: list[Picture] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def kind(self) -> str:
+        """What the run calls itself ("pretrain", "finetune"); guessed from its scores if silent."""
+        said = self.summary.get("kind")
+        if isinstance(said, str) and said:
+            return said
+        return "finetune" if headline(self.scores) else "run"
+
+    @property
+    def last_iteration(self) -> int | None:
+        """The last iteration that logged anything."""
+        ends = [points[-1][0] for points in self.curves.values() if points]
+        return max(ends) if ends else None
+
+
+def read_run(path: str | Path) -> Run:
+    """Read a run folder; never raises for what is inside it."""
+    path = Path(path)
+    run = Run(name=path.resolve().name or str(path), path=path)
+    if not path.is_dir():
+        run.notes.append(f"There is no folder {path}.")
+        return run
+    _read_metrics(run)
+    run.summary = _read_object(run, "summary.json")
+    run.environment = _read_object(run, "environment.json")
+    run.config = _read_text(run, "config.yaml")
+    run.command = _read_text(run, "command.txt").strip()
+    expected = ("environment.json", "config.yaml", "command.txt")
+    absent = [name for name in expected if not (path / name).exists()]
+    if absent:
+        run.notes.append(f"It has no {', '.join(absent)}.")
+    run.pictures = _read_pictures(run)
+    _read_results(run)
+    return run
+
+
+def read_runs(paths: list[str | Path]) -> list[Run]:
+    """Read several run folders and tell equal names apart by their parent folders."""
+    runs = [read_run(path) for path in paths]
+    names = [run.name for run in runs]
+    for run in runs:
+        if names.count(run.name) > 1:
+            run.name = f"{run.path.resolve().parent.name}/{run.name}"
+    seen: dict[str, int] = {}
+    for run in runs:
+        seen[run.name] = seen.get(run.name, 0) + 1
+        if seen[run.name] > 1:
+            run.name += f" ({seen[run.name]})"
+    return runs
+
+
+def is_score(name: str) -> bool:
+    """Whether a logged scalar comes from an evaluation ("bbox/AP", "toy_val/bbox/AP")."""
+    return any(_TASK.match(part) for part in name.split("/")[:-1])
+
+
+def headline(scores: dict[str, float]) -> dict[str, float]:
+    """The scores without those of single classes ("bbox/AP-cat")."""
+    return {name: value for name, value in scores.items() if "-" not in name.rsplit("/", 1)[-1]}
+
+
+def _read_metrics(run: Run) -> None:
+    path = run.path / "metrics.json"
+    try:
+        lines = path.read_text(errors="replace").splitlines()
+    except OSError:
+        run.notes.append("It has no metrics.json yet, so there are no curves and no scores.")
+        return
+    damaged, unlike_number = 0, set()
+    by_name: dict[str, dict[int, float]] = {}
+    for line in filter(str.strip, lines):
+        try:
+            entry = json.loads(line)
+            iteration = int(entry.pop("iteration"))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            damaged += 1
+            continue
+        for name, value in entry.items():
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            if math.isfinite(value):
+                by_name.setdefault(name, {})[iteration] = float(value)
+            else:
+                unlike_number.add(name)
+    run.curves = {name: sorted(points.items()) for name, points in by_name.items()}
+    run.scores = {name: points[-1][1] for name, points in run.curves.items() if is_score(name)}
+    if damaged:
+        run.notes.append(f"{damaged} of {len(lines)} lines of metrics.json could not be read.")
+    unlike_number = {n for n in unlike_number if "-" not in n}  # a class without objects has no AP
+    if unlike_number:
+        names = ", ".join(sorted(unlike_number)[:5])
+        run.notes.append(f"Values that are not finite were left out of: {names}.")
+    if not run.curves:
+        run.notes.append("metrics.json holds no values yet.")
+
+
+def _read_results(run: Run) -> None:
+    """Scores that the summary states win over the last ones logged."""
+    result = run.summary.get("result")
+    for name, value in flatten(result if isinstance(result, dict) else {}).items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if number and is_score(name) and math.isfinite(value):
+            run.scores[name] = float(value)
+
+
+def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"bbox": {"AP": 1.0}} -> {"bbox/AP": 1.0}."""
+    flat: dict[str, Any] = {}
+    for name, value in nested.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}/")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _read_object(run: Run, name: str) -> dict[str, Any]:
+    text = _read_text(run, name)
+    if not text:
+        return {}
+    try:
+        content = json.loads(text)
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        run.notes.append(f"{name} is not a JSON object and was left out.")
+        return {}
+    return content
+
+
+def _read_text(run: Run, name: str) -> str:
+    try:
+        return (run.path / name).read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _read_pictures(run: Run) -> list[Picture]:
+    """Pictures in the index's order, then those that it does not name."""
+    folder = (run.path / "pictures").resolve()
+    if not folder.is_dir():
+        return []
+    entries: list[Any] = []
+    if (folder / "index.json").exists():
+        try:
+            entries = json.loads((folder / "index.json").read_text(errors="replace"))
+            assert isinstance(entries, list)
+        except (ValueError, AssertionError):
+            entries = []
+            run.notes.append("pictures/index.json is not a JSON list, so captions are missing.")
+    pictures: dict[Path, Picture] = {}
+    for entry in entries:
+        if not isinstance(entry, dict):
+            continue
+        path = (folder / str(entry.get("file", ""))).resolve()
+        if not path.is_relative_to(folder):
+            run.notes.append(f"A picture outside the run folder was left out: {entry.get('file')}.")
+        elif path.is_file():
+            caption, group = (
+                str(entry.get("caption", path.stem)),
+                str(entry.get("group", "pictures")),
+            )
+            pictures[path] = Picture(path, caption, group)
+        else:
+            run.notes.append(f"A picture of the index does not exist: {entry.get('file')}.")
+    for path in sorted(folder.glob("*.png")) + sorted(folder.glob("*.jpg")):
+        pictures.setdefault(path, Picture(path, path.stem.replace("_", " "), "pictures"))
+    return list(pictures.values())
+
+
+def config_value(run: Run, key: str) -> Any:
+    """A dotted key of the run's config, None when there is none (or no readable config)."""
+    try:
+        value: Any = yaml.safe_load(run.config)
+    except yaml.YAMLError:
+        return None
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value

@@ -56,7 +56,7 @@ def dataset():
 
 
 class NumPy124:
-    """NumPy without the names that 1.24 removed (NumPy 2 has a `bool` again, with other meaning)."""
+    """NumPy without the names that 1.24 removed (NumPy 2 has another `bool` again)."""
 
     def __getattr__(self, name):
         if name in ("bool", "int", "float", "str"):

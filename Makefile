@@ -49,7 +49,7 @@ $(STAMP): $(INPUTS)
 	done; echo "No Python 3.11 or newer was found: install one, or pass PYTHON=/path/to/python3.11." >&2; exit 1
 
 quickstart: setup
-	"$(PY)" -m d2_unsupdet.quickstart $(if $(DATA),--data "$(DATA)")
+	"$(PY)" tools/quickstart.py $(if $(DATA),--data "$(DATA)")
 
 test: setup
 	"$(PY)" -m pytest -q -n $(WORKERS) --dist loadfile

@@ -5,6 +5,7 @@ the worker count: every sample is mapped inside a seed of its own.
 """
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -69,6 +70,11 @@ class _PlannedBatches:
             step += 1
 
 
+def _workers(wanted: int) -> int:
+    """Never more than this process's share of the cores: the batches do not depend on it."""
+    return min(wanted, max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+
+
 def _one_thread(_: int) -> None:
     """Workers are the parallelism: one thread each, in torch and in OpenCV."""
     import cv2
@@ -108,7 +114,7 @@ class TrainLoader:
             DataLoader(
                 self.dataset,
                 batch_sampler=batches,  # type: ignore[arg-type]
-                num_workers=self.num_workers,
+                num_workers=_workers(self.num_workers),
                 collate_fn=_as_list,
                 worker_init_fn=_one_thread,
                 generator=torch.Generator().manual_seed(0),
@@ -191,7 +197,7 @@ class TestLoader:
             dataset,
             sampler=list(range(rank * each, min((rank + 1) * each, len(dataset)))),
             batch_size=batch_size,
-            num_workers=num_workers,
+            num_workers=_workers(num_workers),
             collate_fn=_without_missing,
             worker_init_fn=_one_thread,
             generator=torch.Generator().manual_seed(0),

@@ -145,10 +145,9 @@ def to_plain(cfg: Any) -> Any:
             message = str(error).splitlines()[0]
             raise UserError(f"The config cannot be resolved: {message}.") from error
     if isinstance(cfg, dict):
-        return {
-            key: _name_of(value) if key == "_target_" and callable(value) else to_plain(value)
-            for key, value in cfg.items()
-        }
+        target = cfg.get("_target_")
+        call = {"_target_": _name_of(target) if callable(target) else target} if target else {}
+        return call | {key: to_plain(v) for key, v in cfg.items() if key != "_target_"}
     if isinstance(cfg, (list, tuple)):
         return [to_plain(value) for value in cfg]
     if isinstance(cfg, (str, int, float, bool)) or cfg is None:

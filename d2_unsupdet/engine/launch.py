@@ -1,6 +1,5 @@
 """Start one process a device: our own spawn, or the environment that `torchrun` has set."""
 
-import logging
 import os
 import socket
 import sys
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from detectron2.utils import comm
 
 from d2_unsupdet.cli import USER_ERROR
 from d2_unsupdet.errors import UserError
@@ -40,7 +40,9 @@ def launch(
     """
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:  # torchrun
         local = int(os.environ.get("LOCAL_RANK", 0))
-        _initialise(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), local, "env://")
+        beside = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
+        world = int(os.environ["WORLD_SIZE"])
+        _initialise(int(os.environ["RANK"]), world, local, beside, "env://")
         try:
             return main(*args)
         finally:
@@ -57,7 +59,8 @@ def launch(
             f"--num-gpus {processes}: this machine has {torch.cuda.device_count()} of them."
         )
     try:
-        mp.spawn(_child, nprocs=processes, args=(main, world, machine_rank * processes, url, args))
+        place = world, machine_rank * processes, processes
+        mp.spawn(_child, nprocs=processes, args=(main, place, url, args))
     except mp.ProcessExitedException as error:
         # The child has said what was wrong; a second traceback would bury it.
         raise SystemExit(error.exit_code) from None
@@ -65,9 +68,10 @@ def launch(
 
 
 def _child(
-    local: int, main: Callable[..., Any], world: int, first: int, url: str, args: tuple
+    local: int, main: Callable[..., Any], place: tuple[int, int, int], url: str, args: tuple
 ) -> None:
-    _initialise(first + local, world, local, url)
+    world, first, beside = place
+    _initialise(first + local, world, local, beside, url)
     try:
         main(*args)
     except UserError as error:
@@ -77,17 +81,20 @@ def _child(
     dist.destroy_process_group()
 
 
-def _initialise(rank: int, world: int, local: int, url: str) -> None:
+def _initialise(rank: int, world: int, local: int, beside: int, url: str) -> None:
+    """Join the group as `rank` of `world`, the `local`-th of `beside` processes on this machine."""
+    os.environ["LOCAL_WORLD_SIZE"] = str(beside)  # torchrun's name; the loaders read it
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(local)
     else:
         # Processes share the cores; more threads than cores slow everyone down.
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // max(1, world)))
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // beside))
     dist.init_process_group(
         "nccl" if cuda else "gloo", init_method=url, rank=rank, world_size=world, timeout=TIMEOUT
     )
-    logging.getLogger(__name__).debug("rank %d of %d is up", rank, world)
+    if hasattr(comm, "create_local_process_group"):  # Detectron2 after v0.6 insists on it
+        comm.create_local_process_group(beside)
 
 
 def _free_port() -> int:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import torch
 from detectron2.engine import HookBase
-from detectron2.config import instantiate
 from omegaconf import DictConfig
 
 from d2_unsupdet.analysis.pictures import draw_predictions, draw_views, save_picture
-from d2_unsupdet.data import catalog
+from d2_unsupdet.data import DetectionMapper, catalog
+from d2_unsupdet.data.loader import TestLoader
 from d2_unsupdet.engine.trainer import Trainer, unwrap
 from d2_unsupdet.seeding import seeded
 
@@ -19,17 +19,17 @@ class PicturesHook(HookBase):
     Args:
         cfg: the run's config.
         output: the run folder.
+        evaluated: the test loader of a detector; None for a pretext.
     """
 
     trainer: Trainer
 
-    def __init__(self, cfg: DictConfig, output: Path) -> None:
+    def __init__(self, cfg: DictConfig, output: Path, evaluated: TestLoader | None) -> None:
         self.cfg, self.output, self.count = cfg, output, cfg.train.pictures
+        self.evaluated = evaluated
 
     def before_train(self) -> None:
         plan, dataset = self.trainer.loader.plan, self.trainer.loader.dataset
-        if (self.output / "pictures").exists():
-            return
         for position in plan[0][: self.count]:
             sample = dataset[position]
             if "views" not in sample:
@@ -39,26 +39,25 @@ class PicturesHook(HookBase):
 
     def after_train(self) -> None:
         finished = self.trainer.iter >= self.trainer.max_iter
-        if finished and self.cfg.dataloader.get("test") is not None:
-            self._draw_predictions()
+        if finished and self.evaluated is not None:
+            with seeded("pictures"):
+                self._draw_predictions()
 
     @torch.no_grad()
     def _draw_predictions(self) -> None:
-        loader = instantiate(self.cfg.dataloader.test)
+        dataset = self.evaluated.dataset
         names = catalog.class_names(self.cfg.dataloader.test.dataset.names)
         model = unwrap(self.trainer.model).eval()
-        records = loader.dataset.records
-        step = max(1, len(records) // self.count)
-        with seeded("pictures"):
-            for index in range(0, min(len(records), step * self.count), step):
-                sample = loader.dataset[index]
-                if sample is None:
-                    continue
-                found = model([sample])[0]
-                if "instances" not in found:
-                    return
-                record = records[index]
-                picture = draw_predictions(record, found["instances"].to("cpu"), names or ())
-                caption = f"{Path(record['file_name']).name}: labels left, predictions right"
-                save_picture(self.output, "predictions", picture, caption)
+        labelled = DetectionMapper(is_train=True, augmentations=[])
+        step = max(1, len(dataset) // self.count)
+        for index in range(0, min(len(dataset), step * self.count), step):
+            sample = dataset[index]
+            found = model([sample])[0] if sample is not None else {}
+            if "instances" not in found:
+                continue
+            truth = labelled(dataset.records[index])
+            picture = draw_predictions(
+                truth["image"], truth.get("instances"), found["instances"].to("cpu"), names, 0.3
+            )
+            save_picture(self.output, "predictions", picture, Path(sample["file_name"]).name)
         model.train()

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Mapping
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,12 +115,20 @@ def _distribute(cfg: DictConfig, model: nn.Module) -> nn.Module:
     return DistributedDataParallel(model, device_ids=ids, **to_plain(cfg.train.ddp))
 
 
-def evaluate_model(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
-    """Scores of the model on `dataloader.test`; empty on ranks other than 0."""
-    loader = instantiate(cfg.dataloader.test)
-    evaluator_cfg = deepcopy(cfg.dataloader.evaluator)
-    evaluator = instantiate(evaluator_cfg)
-    return inference_on_dataset(model, loader, evaluator) or {}
+class Evaluation:
+    """Scores of a model on `dataloader.test`, read once and used at every evaluation.
+
+    Args:
+        cfg: the run's config.
+    """
+
+    def __init__(self, cfg: DictConfig) -> None:
+        self.loader = instantiate(cfg.dataloader.test)
+        self.evaluator = instantiate(cfg.dataloader.evaluator)
+
+    def __call__(self, model: nn.Module) -> dict[str, Any]:
+        """Nested scores; empty on ranks other than 0."""
+        return inference_on_dataset(model, self.loader, self.evaluator) or {}
 
 
 def train(plain: dict, options: Mapping[str, Any]) -> None:
@@ -168,11 +177,12 @@ def train(plain: dict, options: Mapping[str, Any]) -> None:
     elif options["resume"]:
         logger.info("nothing to resume in %s: starting from step 0", output)
 
+    scores = Evaluation(cfg) if cfg.dataloader.get("test") is not None else None
     evaluation = None
-    if cfg.dataloader.get("test") is not None:
+    if scores is not None:
         evaluation = EvaluationHook(
             period("train.eval_period", cfg.train.eval_period),
-            lambda: _evaluate_now(cfg, trainer),
+            partial(_evaluate_now, cfg, trainer, scores),
             checkpointer,
             best_metric=cfg.train.best_metric,
         )
@@ -198,7 +208,8 @@ def train(plain: dict, options: Mapping[str, Any]) -> None:
         [
             MetricsHook(cfg.train.log_period, max_bad_rate=cfg.train.max_bad_images),
             evaluation,
-            PicturesHook(cfg, output) if main and cfg.train.pictures else None,
+            PicturesHook(cfg, output, scores.loader if scores else None)
+            if main and cfg.train.pictures else None,
             CheckpointHook(
                 period("train.checkpointer.period", cfg.train.checkpointer.period), checkpointer
             ),
@@ -229,14 +240,14 @@ def train(plain: dict, options: Mapping[str, Any]) -> None:
         logger.info("final state sha256 %s", digest)
 
 
-def _evaluate_now(cfg: DictConfig, trainer: Trainer) -> dict[str, Any]:
+def _evaluate_now(cfg: DictConfig, trainer: Trainer, scores: Evaluation) -> dict[str, Any]:
     if cfg.train.precise_bn.enabled:
         from fvcore.nn.precise_bn import update_bn_stats
 
         model = unwrap(trainer.model)
         model.train()
         update_bn_stats(model, trainer.loader.from_step(0), cfg.train.precise_bn.num_iter)
-    return evaluate_model(cfg, unwrap(trainer.model))
+    return scores(unwrap(trainer.model))
 
 
 def evaluate(plain: dict, options: Mapping[str, Any]) -> None:
@@ -261,7 +272,7 @@ def evaluate(plain: dict, options: Mapping[str, Any]) -> None:
             model, path, allow_unsafe=options["allow_unsafe"], allow_missing=()
         )
         logger.info("%s", report)
-    results = evaluate_model(cfg, model)
+    results = Evaluation(cfg)(model)
     if comm.is_main_process():
         print(json.dumps(results, indent=2))
 
@@ -353,7 +364,7 @@ def _write_summary(
         "test": str(test.dataset.names) if test is not None else None,
         "iterations": iterations,
         "seconds": round(seconds, 1),
-        "results": results,
+        "result": results,
         "init_checkpoint": cfg.train.init_checkpoint or None,
         "init_coverage": report.source_share if report else None,
         "state_sha256": digest,

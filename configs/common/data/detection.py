@@ -1,6 +1,7 @@
 # Finetuning data in Detectron2's augmentation: a short edge from a list, horizontal flip.
 from detectron2.config import LazyCall as L
 from detectron2.data import transforms as T
+from omegaconf import DictConfig
 
 from d2_unsupdet.data import (
     DetectionMapper,
@@ -13,7 +14,7 @@ from d2_unsupdet.evaluation import build_evaluator
 
 def detection(train, test, *, batch, short_edges, max_size, test_edge, masks=False):
     """Train and test loaders and the evaluator of one protocol."""
-    return dict(
+    loaders = dict(
         train=L(build_train_loader)(
             dataset=L(get_dataset)(names=train, subset=None, keep_empty=False, sizes=True),
             mapper=L(DetectionMapper)(
@@ -44,3 +45,4 @@ def detection(train, test, *, batch, short_edges, max_size, test_edge, masks=Fal
             output_dir="${train.output_dir}/evaluation",
         ),
     )
+    return DictConfig(loaders, flags={"allow_objects": True})

@@ -1,0 +1,19 @@
+# MoCo v2 on the embedded images, without labels. Another data set: dataloader.train.dataset.names=...
+from ..common.data.paired_views import dataloader
+from ..common.optim import SGD as optimizer
+from ..common.schedule import cosine
+from ..common.train import train
+from .models import moco as model
+
+dataloader.train.dataset.names = "toy_unlabeled"
+dataloader.train.mapper.size = 96
+dataloader.train.total_batch_size = 64
+dataloader.train.num_workers = 2
+
+optimizer.lr = 0.06
+lr_multiplier = cosine()
+
+train.output_dir = "output/quickstart/pretrain"
+train.max_iter = 600
+train.checkpointer.period = 200
+train.log_period = 20

@@ -1,0 +1,32 @@
+"""The `train` section that every run has, whether its config is Python or YAML.
+
+Lengths and periods are iterations, "10 epochs" or "1e6 images".
+"""
+
+from typing import Any
+
+TRAIN: dict[str, Any] = dict(
+    output_dir="./output",
+    # Any file that tools/convert_checkpoint.py knows; converted on the way in.
+    init_checkpoint="",
+    max_iter=90000,
+    seed=0,
+    device="auto",  # CUDA if there is one
+    amp=dict(enabled=False, dtype="bf16"),  # or "fp16", with a loss scale
+    accumulate=1,  # micro-batches a step
+    clip_grad_norm=0.0,  # norm of all gradients together; 0 does not clip
+    ema=dict(enabled=False, decay=0.9998),
+    activation_checkpointing=False,
+    sync_bn=False,  # turn every BatchNorm of the model into SyncBN
+    precise_bn=dict(enabled=False, num_iter=200),  # before each evaluation
+    deterministic=False,
+    cudnn_benchmark=False,
+    ddp=dict(broadcast_buffers=False, find_unused_parameters=False),
+    checkpointer=dict(period=5000, max_to_keep=3),
+    eval_period=5000,
+    best_metric="bbox/AP",
+    log_period=20,
+    writers=["tensorboard"],
+    pictures=8,  # views or predictions kept for the report
+    max_bad_images=0.01,  # share of unreadable images at which a run stops
+)

@@ -1,0 +1,267 @@
+"""Detectron2's YAML configs, run by the same engine: the CfgNode becomes a lazy config.
+
+The model node keeps the whole CfgNode as text, so that whatever Detectron2 or an extension reads
+from it while building the model is there, and the result can be saved and passed back.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+from detectron2.config import LazyCall as L
+from detectron2.data import transforms as T
+from detectron2.modeling import META_ARCH_REGISTRY, build_model
+from detectron2.solver import WarmupParamScheduler
+from fvcore.common.param_scheduler import CosineParamScheduler, MultiStepParamScheduler
+from omegaconf import DictConfig
+from torch import nn
+
+from d2_unsupdet.config import add_unsupdet_config
+from d2_unsupdet.data import (
+    DetectionMapper,
+    PairedViewMapper,
+    build_test_loader,
+    build_train_loader,
+    catalog,
+    get_dataset,
+)
+from d2_unsupdet.engine.defaults import TRAIN
+from d2_unsupdet.engine.optim import parameter_groups
+from d2_unsupdet.errors import UserError, nearest
+from d2_unsupdet.evaluation import build_evaluator
+
+# Where each of Detectron2's architectures keeps its class count.
+CLASS_KEYS = {"RetinaNet": "RETINANET", "GeneralizedRCNN": "ROI_HEADS"}
+
+
+def model_from_yaml(cfg_text: str) -> nn.Module:
+    """The model of a dumped CfgNode."""
+    return build_model(_parse(cfg_text))
+
+
+def _parse(cfg_text: str) -> CfgNode:
+    cfg = get_cfg()
+    add_unsupdet_config(cfg)
+    cfg.merge_from_other_cfg(CfgNode(yaml.safe_load(cfg_text)))
+    # Devices are the engine's business: it moves the built model.
+    cfg.MODEL.DEVICE = "cpu"
+    return cfg
+
+
+def lazy_from_yaml(path: str, overrides: Sequence[str]) -> DictConfig:
+    """A YAML file and its overrides as a lazy config.
+
+    Args:
+        path: a Detectron2 YAML; `_BASE_` works, Python tags do not.
+        overrides: `KEY VALUE` pairs or `KEY=VALUE` for the CfgNode; lower-case `train.x=y` keys
+            reach the engine's own settings.
+    """
+    from d2_unsupdet.engine.config import apply_override
+
+    cfg = get_cfg()
+    add_unsupdet_config(cfg)
+    upper, lower = _split(overrides)
+    try:
+        cfg.merge_from_file(path, allow_unsafe=False)
+        for key, _ in upper:
+            _check_key(cfg, key)
+        cfg.merge_from_list([part for pair in upper for part in pair])
+    except (KeyError, ValueError, AssertionError, yaml.YAMLError) as error:
+        message = str(error.args[0] if error.args else error).replace("\n", " ")
+        raise UserError(f"Config '{path}': {message}.") from error
+    lazy = to_lazy(cfg)
+    for override in lower:
+        apply_override(lazy, override)
+    return lazy
+
+
+def _split(overrides: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
+    upper, lower, rest = [], [], list(overrides)
+    while rest:
+        item = rest.pop(0)
+        if "=" in item:
+            key, _, value = item.partition("=")
+            if key.split(".")[0].isupper():
+                upper.append((key, value))
+            else:
+                lower.append(item)
+        elif rest:
+            upper.append((item, rest.pop(0)))
+        else:
+            raise UserError(f"Override '{item}' has no value.")
+    return upper, lower
+
+
+def _check_key(cfg: CfgNode, key: str) -> None:
+    node: Any = cfg
+    for part in key.split("."):
+        if not isinstance(node, CfgNode) or part not in node:
+            names = node.keys() if isinstance(node, CfgNode) else ()
+            raise UserError(f"Unknown config key '{key}': no '{part}'.{nearest(part, names)}")
+        node = node[part]
+
+
+def to_lazy(cfg: CfgNode) -> DictConfig:
+    """Translate what the engine owns: data, optimizer, schedule, run settings."""
+    solver = cfg.SOLVER
+    pretext = hasattr(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), "export")
+    if not pretext:
+        _check_classes(cfg)
+    content = {
+        "model": L(model_from_yaml)(cfg_text=cfg.dump()),
+        "dataloader": _paired(cfg) if pretext else _detection(cfg),
+        "optimizer": L(torch.optim.SGD)(
+            params=L(parameter_groups)(
+                base_lr="${..lr}",
+                weight_decay="${..weight_decay}",
+                norm_weight_decay=solver.WEIGHT_DECAY_NORM,
+                bias_weight_decay=solver.WEIGHT_DECAY_BIAS,
+            ),
+            lr=solver.BASE_LR,
+            momentum=solver.MOMENTUM,
+            nesterov=solver.NESTEROV,
+            weight_decay=solver.WEIGHT_DECAY,
+        ),
+        "lr_multiplier": _multiplier(solver),
+        "train": _train(cfg),
+    }
+    return DictConfig(content, flags={"allow_objects": True})
+
+
+def _check_classes(cfg: CfgNode) -> None:
+    section = CLASS_KEYS.get(cfg.MODEL.META_ARCHITECTURE)
+    names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
+    if section is None or not names:
+        return
+    classes = catalog.class_names(names)
+    count = cfg.MODEL[section].NUM_CLASSES
+    if count != len(classes):
+        raise UserError(
+            f"MODEL.{section}.NUM_CLASSES={count} contradicts data set '{names[0]}', which has "
+            f"{len(classes)} classes."
+        )
+
+
+def _multiplier(solver: CfgNode) -> Any:
+    total = solver.MAX_ITER
+    if solver.LR_SCHEDULER_NAME == "WarmupCosineLR":
+        schedule = L(CosineParamScheduler)(start_value=1.0, end_value=0.0)
+    elif solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
+        steps = [step for step in solver.STEPS if step <= total]
+        schedule = L(MultiStepParamScheduler)(
+            values=[solver.GAMMA**i for i in range(len(steps) + 1)],
+            milestones=steps,
+            num_updates=total,
+        )
+    else:
+        raise UserError(
+            f"SOLVER.LR_SCHEDULER_NAME='{solver.LR_SCHEDULER_NAME}' is not one of "
+            "WarmupMultiStepLR, WarmupCosineLR."
+        )
+    if not solver.WARMUP_ITERS:
+        return schedule
+    return L(WarmupParamScheduler)(
+        scheduler=schedule,
+        warmup_length=min(solver.WARMUP_ITERS / total, 1.0),
+        warmup_factor=solver.WARMUP_FACTOR,
+        warmup_method=solver.WARMUP_METHOD,
+    )
+
+
+def _train(cfg: CfgNode) -> dict[str, Any]:
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    if clip.ENABLED and clip.CLIP_TYPE != "full_model":
+        raise UserError(
+            f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE='{clip.CLIP_TYPE}' clips each parameter alone; here "
+            "gradients are clipped together: use 'full_model'."
+        )
+    train = copy.deepcopy(TRAIN)
+    train |= {
+        "output_dir": cfg.OUTPUT_DIR,
+        "init_checkpoint": cfg.MODEL.WEIGHTS,
+        "max_iter": cfg.SOLVER.MAX_ITER,
+        "recipe_length": cfg.SOLVER.MAX_ITER,
+        "seed": max(0, cfg.SEED),
+        "amp": {"enabled": cfg.SOLVER.AMP.ENABLED, "dtype": "fp16"},
+        "clip_grad_norm": clip.CLIP_VALUE if clip.ENABLED else 0.0,
+        "eval_period": cfg.TEST.EVAL_PERIOD,
+        "precise_bn": {
+            "enabled": cfg.TEST.PRECISE_BN.ENABLED,
+            "num_iter": cfg.TEST.PRECISE_BN.NUM_ITER,
+        },
+    }
+    train["checkpointer"]["period"] = cfg.SOLVER.CHECKPOINT_PERIOD
+    return train
+
+
+def _paired(cfg: CfgNode) -> dict[str, Any]:
+    return {
+        "train": L(build_train_loader)(
+            dataset=L(get_dataset)(names=list(cfg.DATASETS.TRAIN)),
+            mapper=L(PairedViewMapper)(size=cfg.INPUT.CROP.SIZE[0]),
+            total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
+            seed="${train.seed}",
+            num_workers=cfg.DATALOADER.NUM_WORKERS,
+        )
+    }
+
+
+def _detection(cfg: CfgNode) -> dict[str, Any]:
+    inputs, workers = cfg.INPUT, cfg.DATALOADER.NUM_WORKERS
+    train_augmentations = [
+        L(T.ResizeShortestEdge)(
+            short_edge_length=list(inputs.MIN_SIZE_TRAIN),
+            max_size=inputs.MAX_SIZE_TRAIN,
+            sample_style=inputs.MIN_SIZE_TRAIN_SAMPLING,
+        )
+    ]
+    if inputs.CROP.ENABLED:
+        crop = L(T.RandomCrop)(crop_type=inputs.CROP.TYPE, crop_size=list(inputs.CROP.SIZE))
+        train_augmentations.insert(0, crop)
+    if inputs.RANDOM_FLIP != "none":
+        horizontal = inputs.RANDOM_FLIP == "horizontal"
+        train_augmentations.append(L(T.RandomFlip)(horizontal=horizontal, vertical=not horizontal))
+    test_augmentations = [
+        L(T.ResizeShortestEdge)(
+            short_edge_length=inputs.MIN_SIZE_TEST, max_size=inputs.MAX_SIZE_TEST
+        )
+    ]
+    loaders: dict[str, Any] = {
+        "train": L(build_train_loader)(
+            dataset=L(get_dataset)(
+                names=list(cfg.DATASETS.TRAIN),
+                keep_empty=not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+                sizes=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+            ),
+            mapper=L(DetectionMapper)(
+                is_train=True,
+                augmentations=train_augmentations,
+                image_format=inputs.FORMAT,
+                use_instance_mask=cfg.MODEL.MASK_ON,
+                instance_mask_format=inputs.MASK_FORMAT,
+                recompute_boxes=cfg.MODEL.MASK_ON and inputs.CROP.ENABLED,
+            ),
+            total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
+            seed="${train.seed}",
+            num_workers=workers,
+            aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+        )
+    }
+    if cfg.DATASETS.TEST:
+        if len(cfg.DATASETS.TEST) > 1:
+            raise UserError(f"DATASETS.TEST={cfg.DATASETS.TEST}: one test set a run, please.")
+        loaders["test"] = L(build_test_loader)(
+            dataset=L(get_dataset)(names=cfg.DATASETS.TEST[0]),
+            mapper=L(DetectionMapper)(
+                is_train=False, augmentations=test_augmentations, image_format=inputs.FORMAT
+            ),
+            num_workers=workers,
+        )
+        loaders["evaluator"] = L(build_evaluator)(
+            dataset_name="${dataloader.test.dataset.names}",
+            output_dir="${train.output_dir}/evaluation",
+        )
+    return loaders

@@ -1,0 +1,95 @@
+#!/usr/bin/env python
+"""Images without labels -> pretrain -> finetune on 50 labels -> the same from scratch -> report.
+
+    python tools/quickstart.py                        # the embedded images, minutes on two CPU cores
+    python tools/quickstart.py --data /path/to/images # pretrain on a folder of your own
+
+Every step is a command that you could type; it is printed before it runs. What it shows at this size
+is the route, not a result: see docs/results.md for measured comparisons.
+"""
+
+import argparse
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from d2_unsupdet.cli import run_tool
+from d2_unsupdet.data import catalog
+from d2_unsupdet.engine.config import load_config
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "configs" / "quickstart"
+
+
+def run(*arguments: str) -> None:
+    """Run a command of the project; its failure ends the quickstart with its own message."""
+    print(f"\n$ python {shlex.join(arguments)}", flush=True)
+    code = subprocess.run([sys.executable, *arguments], cwd=ROOT).returncode
+    if code:
+        sys.exit(code)
+
+
+def train(config: str, output: Path, *overrides: str) -> None:
+    if output.exists():
+        shutil.rmtree(output)  # only what an earlier quickstart left
+    run(
+        "train_net.py",
+        "--config-file",
+        str((CONFIGS / config).relative_to(ROOT)),
+        f"train.output_dir={output}",
+        *overrides,
+    )
+
+
+def shortened(config: str, factor: float) -> list[str]:
+    """The override for a run of `factor` times the recipe's steps."""
+    if factor == 1:
+        return []
+    steps = load_config(str(CONFIGS / config)).train.max_iter
+    return [f"train.max_iter={max(2, round(factor * steps))}"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", help="a folder of images to pretrain on; default: embedded scenes")
+    parser.add_argument("--output", type=Path, default=Path("output/quickstart"))
+    parser.add_argument("--steps", type=float, default=1.0, help="factor on all run lengths")
+    args = parser.parse_args()
+    begin = time.monotonic()
+    output = args.output.resolve()
+    source = "toy_unlabeled"
+    if args.data:
+        source = f"folder:{Path(args.data).resolve()}"
+        catalog.check(source)
+
+    pretrain, finetune, scratch = (output / n for n in ("pretrain", "finetune", "scratch"))
+    names = f"dataloader.train.dataset.names={source}"
+    weights = f"train.init_checkpoint={pretrain / 'export.safetensors'}"
+    train("pretrain_moco.py", pretrain, names, *shortened("pretrain_moco.py", args.steps))
+    train("finetune.py", finetune, weights, *shortened("finetune.py", args.steps))
+    train("finetune.py", scratch, *shortened("finetune.py", args.steps))
+    report = output / "report.html"
+    run(
+        "-m",
+        "d2_unsupdet.analysis.report",
+        *(str(path) for path in (finetune, scratch, pretrain)),
+        "--baseline",
+        "scratch",
+        "--out",
+        str(report),
+    )
+    print("\nAP and AP50 on the embedded validation images, 50 labelled images, one seed:")
+    for path in (finetune, scratch):
+        result = json.loads((path / "summary.json").read_text())["result"]["bbox"]
+        print(f"  {path.name:9s} AP {result['AP']:5.1f}   AP50 {result['AP50']:5.1f}")
+    print(f"Report: {report}   ({(time.monotonic() - begin) / 60:.1f} minutes)")
+
+
+if __name__ == "__main__":
+    run_tool(main)

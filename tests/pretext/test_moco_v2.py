@@ -9,6 +9,7 @@ from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
 from d2_unsupdet.config import add_unsupdet_config
+from d2_unsupdet.engine.sync_batch_norm import resolve_sync_bn, use_sync_bn
 from d2_unsupdet.errors import UserError
 from d2_unsupdet.pretext import MoCoV2
 from d2_unsupdet.pretext.metrics import drain_metrics
@@ -205,25 +206,28 @@ def test_export_is_the_query_backbone_strictly(batches):
     assert torch.equal(fresh.eval()(images)["res5"], expected)
 
 
-def two_ranks(rank: int) -> dict[str, torch.Tensor]:
-    """Two steps on this rank's half of each batch; what the bank and the teacher then hold."""
-    from tests.pretext.tiny import paired_batch, parameters, tiny_moco
-
-    torch.manual_seed(rank)
-    model = tiny_moco()
+def train_half(model: MoCoV2, rank: int, steps: int) -> None:
+    """Train under DDP on this rank's half of each batch of 8."""
     parallel = torch.nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
     optimizer = sgd(model)
     model.auto_commit = False
-    seen: list[torch.Tensor] = []
-    model.key.register_forward_pre_hook(lambda _, args: seen.append(args[0].mean((1, 2, 3))))
-    for step in range(2):
+    for step in range(steps):
         torch.manual_seed(10 * step + rank)
-        mine = paired_batch(8, step)[4 * rank :][:4]
         optimizer.zero_grad()
-        parallel(mine)["loss_moco"].backward()
+        parallel(paired_batch(8, step)[4 * rank :][:4])["loss_moco"].backward()
         optimizer.step()
         model.commit()
-    queue = model.queues["res5"]
+
+
+def two_ranks(rank: int) -> dict[str, torch.Tensor]:
+    """What bank and teacher hold after two steps, and which images this rank's teacher saw."""
+    model = tiny_moco()
+    seen: list[torch.Tensor] = []
+    model.key.register_forward_pre_hook(lambda _, args: seen.append(args[0].mean((1, 2, 3))))
+    train_half(model, rank, steps=2)
+    synced = resolve_sync_bn(use_sync_bn(tiny_moco().double()))
+    train_half(synced, rank, steps=3)
+    queue = model.queue("res5")
     second_views = torch.stack([s["views"][1] for s in paired_batch(8, 0)])
     return {
         "bank": queue.keys,
@@ -231,19 +235,46 @@ def two_ranks(rank: int) -> dict[str, torch.Tensor]:
         "query": parameters(model.query),
         "key": parameters(model.key),
         "seen": seen[0],
-        "mine": model.views(second_views).mean((1, 2, 3)),
+        "all": model.views(second_views).mean((1, 2, 3)),
+        "synced": synced.state_dict(),
     }
 
 
-def test_two_ranks_share_bank_and_weights_and_encode_each_others_keys():
-    first, second = run_ranks(two_ranks)
+@pytest.fixture(scope="module")
+def both_ranks():
+    return run_ranks(two_ranks)
+
+
+def test_two_ranks_share_bank_and_weights_and_encode_each_others_keys(both_ranks):
+    first, second = both_ranks
     for name in ("bank", "pointer", "query", "key"):
         assert torch.equal(first[name], second[name]), name
     assert int(first["pointer"]) == 16
     # Every image was a key exactly once, and no rank encoded just its own half.
     together = torch.cat([first["seen"], second["seen"]])
-    torch.testing.assert_close(together.sort().values, first["mine"].sort().values)
-    assert not torch.equal(first["seen"].sort().values, first["mine"][:4].sort().values)
+    torch.testing.assert_close(together.sort().values, first["all"].sort().values)
+    assert not torch.equal(first["seen"].sort().values, first["all"][:4].sort().values)
+
+
+def test_with_sync_bn_two_ranks_equal_one_process_with_the_whole_batch(both_ranks):
+    alone = tiny_moco().double()
+    train(alone, [paired_batch(8, step) for step in range(3)])
+    for rank in both_ranks:
+        for name, value in alone.state_dict().items():
+            torch.testing.assert_close(rank["synced"][name], value, rtol=1e-6, atol=1e-8, msg=name)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_step_does_not_wait_for_the_gpu(batches):
+    model = tiny_moco().cuda()
+    model.auto_commit = False
+    model(batches[0])  # warms up cuDNN
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        model(batches[1])["loss_moco"].backward()
+        model.commit()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_bad_settings_are_sentences(batches):

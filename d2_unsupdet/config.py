@@ -1,5 +1,9 @@
 """Keys that our architectures add to Detectron2's YAML configuration."""
 
+from d2_unsupdet.availability import require_detectron2
+
+require_detectron2()
+
 from detectron2.config import CfgNode
 
 

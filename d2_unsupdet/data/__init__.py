@@ -1,5 +1,9 @@
 """From files to batches: catalog, mappers, the batch plan and its loaders."""
 
+from d2_unsupdet.availability import require_detectron2
+
+require_detectron2()
+
 from d2_unsupdet.data.catalog import get_dataset
 from d2_unsupdet.data.loader import TrainLoader, build_test_loader, build_train_loader
 from d2_unsupdet.data.mappers import DetectionMapper, PairedViewMapper

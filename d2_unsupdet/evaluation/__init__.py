@@ -1,5 +1,9 @@
 """Scores of a model on a data set, in Detectron2's evaluator interface."""
 
+from d2_unsupdet.availability import require_detectron2
+
+require_detectron2()
+
 from detectron2.evaluation import inference_on_dataset
 
 from d2_unsupdet.evaluation.build import build_evaluator

@@ -19,8 +19,9 @@ _PNG_LIMIT = 60_000  # bytes; larger photographs are three to five times smaller
 def gallery(runs: Sequence[Run], max_pictures: int) -> tuple[str, list[str]]:
     """The pictures of all runs by group, at most `max_pictures` a run and group; and remarks."""
     groups = list(dict.fromkeys(p.group for run in runs for p in run.pictures))
+    order = {group: place for place, group in enumerate(_TITLES)}
     parts, notes, number = [], [], 0
-    for group in sorted(groups, key=lambda g: (g not in _TITLES, groups.index(g))):
+    for group in sorted(groups, key=lambda g: order.get(g, len(order))):
         parts.append(f"<h3>{escape(_TITLES.get(group, group.capitalize()))}</h3>")
         shots = []
         for run in runs:

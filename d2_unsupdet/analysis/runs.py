@@ -33,7 +33,8 @@ class Run:
     Args:
         curves: scalar name -> [(iteration, value), ...], ascending, finite values only.
         scores: final value of each evaluation score, such as "bbox/AP50"; per-class ones too.
-        summary: what the run says about itself (kind, method, data set, seconds, weights, hashes).
+        summary: what the run says about itself: kind, method, data, seconds, result,
+            init_checkpoint, init_coverage; other keys are shown as they are.
         notes: one sentence for everything that is missing or could not be read.
     """
 

@@ -92,9 +92,12 @@ dl{grid-template-columns:1fr}dd{margin:0 0 .3rem}.card .big{font-size:1.6rem}
 .sortable tbody th{min-width:7rem;max-width:9rem}}
 @media print{:root{color-scheme:light;--bg:#fff;--card:#fff;--ink:#000;--dim:#444;--line:#bbb}
 nav,.skip{display:none}body{font-size:10pt}.chart,.shot,.card,tr{break-inside:avoid}
-h2,h3{break-after:avoid}.charts{grid-template-columns:repeat(2,1fr)}
+h2,h3{break-after:avoid}.charts,.shots{grid-template-columns:repeat(2,1fr)}
 pre{max-height:none;white-space:pre-wrap}.table,.scroll{overflow:visible}
-::details-content{content-visibility:visible;block-size:auto}}
+.sortable th,.sortable td{font-size:8pt;padding:.25rem;white-space:normal;min-width:0!important}
+thead button::after{content:""!important}
+.charts~details,.chart details{display:none}
+:is(.run,#scores) ::details-content{content-visibility:visible;block-size:auto}}
 @media (prefers-reduced-motion:reduce){html{scroll-behavior:auto}}
 """.replace(
     "LINES",

@@ -49,7 +49,11 @@ def cards(runs: Sequence[Run], baseline: Run | None) -> str:
         share = coverage(run)
         if share is not None:
             parts.append(
-                _card("Weights loaded", f"{share:.1%}", f"of the parameters of {escape(run.name)}")
+                _card(
+                    "Weights loaded",
+                    f"{share:.1%}",
+                    f"of the file that {escape(run.name)} began with",
+                )
             )
     return f'<div class="cards">{"".join(parts)}</div>' if parts else ""
 
@@ -144,14 +148,13 @@ def method(run: Run) -> str:
 
 def data_set(run: Run) -> str:
     """The data set's name, or names."""
-    value = run.summary.get("dataset") or run.summary.get("data") or "–"
+    value = run.summary.get("data") or "–"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def initial_weights(run: Run, runs: Sequence[Run]) -> str:
     """Where the weights came from: the run that made them if it is one of `runs`, else the file."""
-    init = run.summary.get("init")
-    named = init.get("name") or init.get("path") if isinstance(init, dict) else init
+    named = run.summary.get("init_checkpoint")
     if not named:
         return "random" if run.summary else "–"
     path = Path(str(named))
@@ -162,9 +165,8 @@ def initial_weights(run: Run, runs: Sequence[Run]) -> str:
 
 
 def coverage(run: Run) -> float | None:
-    """The share of parameters that came from the initial weights, if the run says so."""
-    init = run.summary.get("init")
-    value = init.get("coverage") if isinstance(init, dict) else None
+    """The share of the initial weights' file that the model took, if the run says so."""
+    value = run.summary.get("init_coverage")
     return float(value) if isinstance(value, int | float) and 0 <= value <= 1 else None
 
 
@@ -230,7 +232,7 @@ def _text(value: str) -> str:
 
 def breakable(text: str) -> str:
     """Escaped, with the places where a long name of files and words may break."""
-    if len(text) <= 16:
+    if len(text) <= 12:
         return escape(text)
     return escape(text).replace("_", "_<wbr>").replace("/", "/<wbr>")
 

@@ -72,7 +72,7 @@ def from_records(
     categories = [{"id": category_of[i], "name": name} for i, name in enumerate(class_names)]
     images, annotations = [], []
     for record in records:
-        image = {key: record[key] for key in ("height", "width") if key in record}
+        image: dict[str, Any] = {k: record[k] for k in ("height", "width") if k in record}
         image |= {"id": record["image_id"], "file_name": str(record.get("file_name", ""))}
         images.append(image)
         for entry in record.get("annotations", ()):

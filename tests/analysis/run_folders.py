@@ -24,7 +24,7 @@ def make_run(
     (folder / "config.yaml").write_text("train:\n  max_iter: 200\n")
     (folder / "environment.json").write_text(json.dumps({"torch": "2.14.1"}))
     (folder / "command.txt").write_text("python train_net.py --config-file a.py\n")
-    told = {"kind": kind, "method": "MoCo v2", "dataset": "toy_train", "seconds": 61.0} | summary
+    told = {"kind": kind, "method": "MoCo v2", "data": "toy_train", "seconds": 61.0} | summary
     (folder / "summary.json").write_text(json.dumps(told))
     return folder
 

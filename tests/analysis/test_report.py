@@ -47,9 +47,9 @@ class Checker(HTMLParser):
 
 @pytest.fixture
 def runs(tmp_path):
-    pretrain = make_run(tmp_path / "moco", kind="pretrain", ap=None, dataset="toy_unlabeled")
-    weights = {"path": str(pretrain / "export/backbone.pkl"), "coverage": 0.987}
-    make_run(tmp_path / "ours", ap=30.0, init=weights)
+    pretrain = make_run(tmp_path / "moco", kind="pretrain", ap=None, data="toy_unlabeled")
+    weights = str(pretrain / "export.safetensors")
+    make_run(tmp_path / "ours", ap=30.0, init_checkpoint=weights, init_coverage=0.987)
     make_run(tmp_path / "scratch", ap=24.0)
     add_picture(pretrain, caption="image 0 of the pairs", group="views")
     add_picture(tmp_path / "ours", "p.png", caption="image 7", group="predictions")
@@ -90,7 +90,7 @@ def test_every_picture_has_a_size_and_an_alternative(runs):
 def test_hostile_names_and_texts_stay_text(tmp_path):
     evil = "<script>alert(1)<!--\"'&"
     folder = make_run(
-        tmp_path / evil, method=evil, dataset=[evil], init={"path": evil}, **{evil: evil}
+        tmp_path / evil, method=evil, data=[evil], init_checkpoint=evil, **{evil: evil}
     )
     (folder / "command.txt").write_text("</pre>" + evil)
     (folder / "config.yaml").write_text("</pre>" + evil)

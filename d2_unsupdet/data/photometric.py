@@ -1,14 +1,18 @@
 """Colour jitter, grayscale and blur on uint8 RGB arrays, by torchvision's definitions.
 
-MoCo v2 (https://arxiv.org/abs/2003.04297) recipe by default. What to do is drawn first, as a list of
-named operations, and applied later: both halves can be tested, logged and replayed alone.
+MoCo v2 (https://arxiv.org/abs/2003.04297) recipe by default. What to do is drawn first, as a list
+of named operations, and applied later: both halves can be tested, logged and replayed alone.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import cv2
 import numpy as np
+
+_LUMA = (0.2989, 0.587, 0.114)  # grey from red, green, blue, as torchvision weighs them
+_TO_GREY = np.tile(_LUMA, (3, 1))
 
 
 class Operation(NamedTuple):
@@ -55,16 +59,22 @@ class Photometric:
         self.jitter, self.grayscale, self.blur, self.sigma = jitter, grayscale, blur, sigma
 
     def draw(self, rng: np.random.Generator) -> list[Operation]:
-        """The operations for one view, in order."""
+        """The operations for one view, in order. Always takes the same count of numbers."""
+        u = rng.random(12).tolist()  # one call: this runs for every view
         operations = []
-        if rng.random() < self.jitter:
-            names = list(self.ranges)
-            for i in rng.permutation(len(names)):
-                operations.append(Operation(names[i], rng.uniform(*self.ranges[names[i]])))
-        if rng.random() < self.grayscale:
+        if u[0] < self.jitter:
+            operations = [
+                Operation(name, low + place * (high - low))
+                for (name, (low, high)), place in zip(self.ranges.items(), u[1:5], strict=True)
+            ]
+            operations = [
+                operation for _, operation in sorted(zip(u[5:9], operations, strict=True))
+            ]
+        if u[9] < self.grayscale:
             operations.append(Operation("grayscale", 1.0))
-        if rng.random() < self.blur:
-            operations.append(Operation("blur", rng.uniform(*self.sigma)))
+        if u[10] < self.blur:
+            low, high = self.sigma
+            operations.append(Operation("blur", low + u[11] * (high - low)))
         return operations
 
     @staticmethod
@@ -85,30 +95,38 @@ def adjust_brightness(image: np.ndarray, factor: float) -> np.ndarray:
 
 def adjust_contrast(image: np.ndarray, factor: float) -> np.ndarray:
     """Blend with the mean grey value: 0 is plain grey, 1 the image."""
-    mean = cv2.mean(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[0]
+    mean = float(np.dot(cv2.mean(image)[:3], _LUMA))
     return cv2.addWeighted(image, factor, image, 0, (1 - factor) * mean)
 
 
 def adjust_saturation(image: np.ndarray, factor: float) -> np.ndarray:
     """Blend with the image in grey: 0 is grey, 1 the image."""
-    return cv2.addWeighted(image, factor, to_grayscale(image), 1 - factor, 0)
+    return cv2.transform(image, factor * np.eye(3) + (1 - factor) * _TO_GREY)
 
 
 def adjust_hue(image: np.ndarray, shift: float) -> np.ndarray:
     """Turn the colour circle by `shift` of its circumference."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
-    hsv[..., 0] += np.uint8(round(shift * 256) % 256)  # 256 steps make a circle: uint8 wraps as hue
+    height, width, _ = hsv.shape
+    # Here 256 steps make the circle, so uint8 wraps as hue does. Adding whole rows is three times
+    # faster than adding to every third value.
+    row = np.zeros((width, 3), np.uint8)
+    row[:, 0] = round(shift * 256) % 256
+    rows = hsv.reshape(height, 3 * width)
+    rows += row.ravel()
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
 
 
 def to_grayscale(image: np.ndarray, _: float = 1.0) -> np.ndarray:
     """Luma in all three channels."""
-    return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    return cv2.transform(image, _TO_GREY)
 
 
 def gaussian_blur(image: np.ndarray, sigma: float) -> np.ndarray:
     """Gaussian of standard deviation `sigma` pixels, cut at three of them."""
-    return cv2.GaussianBlur(image, (0, 0), sigma)
+    kernel = cv2.getGaussianKernel(2 * math.ceil(3 * sigma) + 1, sigma, cv2.CV_32F)
+    # Half the time of cv2.GaussianBlur, whose 8-bit path is built to be bit-exact everywhere.
+    return cv2.sepFilter2D(image, -1, kernel, kernel)
 
 
 OPERATIONS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {

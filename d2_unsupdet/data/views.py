@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
+import torch
 from fvcore.transforms.transform import Transform
+from torch.nn.functional import interpolate
 
 
 @dataclass(frozen=True)
@@ -45,16 +47,22 @@ class Crop(Transform):
     def height(self) -> int:
         return self.bottom - self.top
 
-    def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
-        """The view's pixels; smoothed before sampling when it shrinks more than twofold."""
+    @property
+    def short_side(self) -> int:
+        return min(self.width, self.height)
+
+    def apply_image(self, img: np.ndarray) -> np.ndarray:
+        """The view's pixels, interpolated; antialiased where they shrink more than twofold."""
         patch = img[self.top : self.bottom, self.left : self.right]
-        if interp is None:
-            interp = self._interpolation()
-        view = cv2.resize(patch, (self.size, self.size), interpolation=interp)
+        resize = _shrink if max(self.width, self.height) > 2 * self.size else cv2.resize
+        view = resize(patch, (self.size, self.size))
         return cv2.flip(view, 1) if self.flipped else view
 
     def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
-        return self.apply_image(segmentation, cv2.INTER_NEAREST)
+        """The view's labels, each from the nearest pixel."""
+        patch = segmentation[self.top : self.bottom, self.left : self.right]
+        view = cv2.resize(patch, (self.size, self.size), interpolation=cv2.INTER_NEAREST)
+        return cv2.flip(view, 1) if self.flipped else view
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
         """Points (N, 2) of the image in the view's pixels."""
@@ -63,11 +71,23 @@ class Crop(Transform):
         points = (coords - origin) * (self.size / np.asarray(extent))
         return self._mirror(points)
 
+    def place(
+        self, left: float, top: float, right: float, bottom: float
+    ) -> tuple[float, float, float, float]:
+        """One XYXY box in the view's pixels; `apply_box` for many."""
+        sx, sy = self.size / self.width, self.size / self.height
+        x0, x1 = (left - self.left) * sx, (right - self.left) * sx
+        if self.flipped:
+            x0, x1 = self.size - x1, self.size - x0
+        return x0, (top - self.top) * sy, x1, (bottom - self.top) * sy
+
     def inverse(self) -> Transform:
         return _Uncrop(self)
 
     def shrunk(self, shrink: int, origin: tuple[int, int] = (0, 0)) -> "Crop":
         """The same crop, addressing the pixels of a `Decoded` image; see `snapped`."""
+        if shrink == 1:
+            return self
         assert self == self.snapped(shrink, origin)
         (x, y), s = origin, shrink
         return replace(
@@ -91,15 +111,17 @@ class Crop(Transform):
             bottom=y + (self.bottom - y) // s * s,
         )
 
-    def _interpolation(self) -> int:
-        shrinks = self.width / self.size, self.height / self.size
-        # INTER_AREA changes its coordinates when a side grows, hence the second condition.
-        return cv2.INTER_AREA if max(shrinks) > 2 and min(shrinks) >= 1 else cv2.INTER_LINEAR
-
     def _mirror(self, points: np.ndarray) -> np.ndarray:
         if self.flipped:
             points[:, 0] = self.size - points[:, 0]
         return points
+
+
+def _shrink(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bilinear with antialiasing as in PIL; several times faster than OpenCV's INTER_AREA."""
+    channels = torch.from_numpy(image).movedim(-1, 0)[None]  # (1, C, H, W), a view
+    small = interpolate(channels, size, mode="bilinear", antialias=True)
+    return np.ascontiguousarray(small[0].movedim(0, -1).numpy())
 
 
 class _Uncrop(Transform):
@@ -136,8 +158,8 @@ def overlap(first: Crop, second: Crop) -> np.ndarray:
     right, bottom = min(first.right, second.right), min(first.bottom, second.bottom)
     if right <= left or bottom <= top:
         return np.zeros((2, 4), np.float32)
-    box = np.asarray([[left, top, right, bottom]], dtype=np.float64)
-    return np.concatenate([first.apply_box(box), second.apply_box(box)]).astype(np.float32)
+    boxes = [crop.place(left, top, right, bottom) for crop in (first, second)]
+    return np.array(boxes, dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -162,6 +184,10 @@ class CropPair:
         return cls(first, second, boxes if valid else np.zeros_like(boxes), valid)
 
 
+def _between(low: float, high: float, place: float) -> float:
+    return low + place * (high - low)
+
+
 @dataclass(frozen=True)
 class RandomCrop:
     """The law of torchvision's RandomResizedCrop, with a mirror.
@@ -182,19 +208,19 @@ class RandomCrop:
 
     def draw(self, rng: np.random.Generator, width: int, height: int) -> Crop:
         for _ in range(10):
-            area = width * height * rng.uniform(*self.scale)
-            ratio = math.exp(rng.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))
+            u = rng.random(5).tolist()  # one call: this runs for every view
+            area = width * height * _between(*self.scale, u[0])
+            low, high = self.ratio
+            ratio = math.exp(_between(math.log(low), math.log(high), u[1]))
             w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
             if 0 < w <= width and 0 < h <= height:
-                left = int(rng.integers(0, width - w + 1))
-                top = int(rng.integers(0, height - h + 1))
+                left, top = int(u[2] * (width - w + 1)), int(u[3] * (height - h + 1))
                 break
         else:  # the image is too long for this scale: the largest centred crop
             w = min(width, max(1, round(height * self.ratio[1])))
             h = min(height, max(1, round(width / self.ratio[0])))
             left, top = (width - w) // 2, (height - h) // 2
-        flipped = bool(rng.random() < self.flip)
-        return Crop(width, height, left, top, left + w, top + h, self.size, flipped)
+        return Crop(width, height, left, top, left + w, top + h, self.size, u[4] < self.flip)
 
     def draw_pair(
         self,

@@ -176,7 +176,7 @@ def test_strong_shrinking_is_smoothed():
     stripes = np.zeros((900, 900, 3), np.uint8)
     stripes[:, ::3] = 255
     view = Crop(900, 900, 0, 0, 900, 900, 100).apply_image(stripes)
-    assert np.abs(view.astype(float) - 85).max() < 2
+    assert np.abs(view[1:-1, 1:-1].astype(float) - 85).max() < 2
 
 
 @pytest.mark.parametrize("shrink", [1, 2, 4, 8])
@@ -197,7 +197,7 @@ def test_snapped_crops_lie_on_whole_pixels_of_a_reduced_image(shrink, origin):
 
 
 def test_roi_align_commutes_with_mirroring():
-    """With aligned=True: mirrored box on the mirrored map = mirrored output; else half a pixel off."""
+    """With aligned=True, mirrored box and map give the mirrored output; else half a pixel off."""
     torch.manual_seed(0)
     features = torch.randn(1, 4, 14, 14, dtype=torch.float64)
     corners = torch.rand(50, 2, 2, dtype=torch.float64).sort(dim=1).values * 224

@@ -127,7 +127,9 @@ def check(names: Names) -> None:
     for name in split_names(names):
         _ensure(name)
         source = _sources.get(name)
-        missing = [p for p in source.paths() if not p.exists()] if source else []
+        if source is None:  # registered by somebody else
+            continue
+        missing = [p for p in source.paths() if not p.exists()]
         if missing:
             root = datasets_root()
             raise UserError(

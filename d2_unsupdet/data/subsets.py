@@ -9,7 +9,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from d2_unsupdet.errors import UserError
 from d2_unsupdet.seeding import derive_seed
 
+ImageId = int | str
 STANDARD = (0.01, 0.02, 0.05, 0.10, 0.30, 0.50, 0.70)  # the fractions that papers report
 
 
@@ -89,10 +90,10 @@ def parse(spec: SubsetSpec) -> Subset:
 
 
 def draw(
-    ids: Iterable[Hashable],
+    ids: Iterable[ImageId],
     spec: SubsetSpec,
-    classes: Mapping[Hashable, Iterable[int]] | None = None,
-) -> list:
+    classes: Mapping[ImageId, Iterable[int]] | None = None,
+) -> list[ImageId]:
     """The ids of a subset, in the order of their hash.
 
     Args:
@@ -119,7 +120,7 @@ def select(records: Sequence[dict], spec: SubsetSpec) -> list[dict]:
     return [record for record in records if record_id(record) in chosen]
 
 
-def record_id(record: dict) -> Hashable:
+def record_id(record: dict) -> ImageId:
     """The image id; with the data set in front where several were joined."""
     image_id, dataset = record["image_id"], record.get("dataset_name")
     return image_id if dataset is None else f"{dataset}/{image_id}"
@@ -141,7 +142,7 @@ def save_ids(path: str | Path, records: Sequence[dict], **about: Any) -> None:
     os.replace(part, path)
 
 
-def load_ids(path: str | Path) -> list:
+def load_ids(path: str | Path) -> list[ImageId]:
     """The ids in a file of `save_ids`, or in a plain JSON list."""
     try:
         content = json.loads(Path(path).read_text())
@@ -153,7 +154,7 @@ def load_ids(path: str | Path) -> list:
     return ids
 
 
-def _listed(all_ids: list, path: str) -> list:
+def _listed(all_ids: list[ImageId], path: str) -> list[ImageId]:
     wanted, known = load_ids(path), set(all_ids)
     unknown = [i for i in wanted if i not in known]
     if unknown:
@@ -164,10 +165,13 @@ def _listed(all_ids: list, path: str) -> list:
     return wanted
 
 
-def _covering_first(order: list, classes: Mapping[Hashable, Iterable[int]]) -> list:
+def _covering_first(
+    order: list[ImageId], classes: Mapping[ImageId, Iterable[int]]
+) -> list[ImageId]:
     """Move images that show a class for the first time to the front; nesting is kept."""
     seen: set[int] = set()
-    front, rest = [], []
+    front: list[ImageId] = []
+    rest: list[ImageId] = []
     for image in order:
         new = set(classes.get(image, ())) - seen
         seen |= new

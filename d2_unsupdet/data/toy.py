@@ -86,7 +86,7 @@ def parse(name: str) -> ToySet:
         if key == "level" and value in LEVELS:
             found = replace(found, level=value)
         elif key in ("images", "size", "seed") and value.isdigit():
-            found = replace(found, **{key: int(value)})
+            found = ToySet(**{**asdict(found), key: int(value)})
         else:
             raise UserError(
                 f"The option '{option}' of '{name}' is not understood; known: size=<pixels>, "
@@ -242,7 +242,7 @@ def contact_sheet(toy: ToySet, *, columns: int = 6, rows: int = 4, zoom: int = 2
 
 
 def _annotated(scene: Scene, zoom: int) -> np.ndarray:
-    colours = np.array([cv2.applyColorMap(np.uint8([[k * 30]]), cv2.COLORMAP_HSV)[0, 0]
+    colours = np.array([cv2.applyColorMap(np.array([[k * 30]], np.uint8), cv2.COLORMAP_HSV)[0, 0]
                         for k in range(8)])  # fmt: skip
     canvas = np.kron(scene.image, np.ones((zoom, zoom, 1), np.uint8))
     for k, kind in enumerate(scene.classes):

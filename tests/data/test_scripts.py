@@ -12,13 +12,7 @@ from tests.data.miniature import write_image
 def test_imagenet_links_flat_validation_images_into_class_folders(root, script):
     prepare = script("prepare_imagenet")
     source = root / "raw"
-    for name in (
-        "train/n01/a.jpg",
-        "train/n02/b.jpg",
-        "train/n03/c.jpg",
-        "val/v1.jpg",
-        "val/v2.jpg",
-    ):
+    for name in ("train/n01/a", "train/n02/b", "train/n03/c", "val/v1", "val/v2"):
         write_image(source / f"{name}.jpg")
     (root / "xml").mkdir()
     for stem, name in (("v1", "n03"), ("v2", "n01")):

@@ -263,8 +263,14 @@ def _warn_old_torch() -> None:
 
 
 def _unwrap(path: Path, content: Any) -> LoadedFile:
-    """Find the tensors in what a training script saved around them."""
+    """Find the tensors in what a training script saved around them.
+
+    Of a run with a moving average that is the average: it is what the run's scores are of.
+    """
     meta: dict[str, Any] = {}
+    if isinstance(content, Mapping) and isinstance(content.get("ema"), Mapping):
+        log.info("%s: taking the moving average of the weights.", path)
+        content = {**content, "model": content["ema"]["average"]}
     while isinstance(content, Mapping):
         inner = next((k for k in _WRAPPERS if isinstance(content.get(k), Mapping)), None)
         if inner is None:

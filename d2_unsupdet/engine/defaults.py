@@ -9,6 +9,9 @@ TRAIN: dict[str, Any] = dict(
     output_dir="./output",
     # Any file that tools/convert_checkpoint.py knows; converted on the way in.
     init_checkpoint="",
+    # Share of that file's values the model must take, and patterns of tensors that may start anew
+    # where shapes differ (a class head for other classes: ["*cls_score*", "*cls_logits*"]).
+    init=dict(min_coverage=0.9, allow_mismatch=[], expected_sha256=None),
     max_iter=90000,
     seed=0,
     device="auto",  # CUDA if there is one

@@ -70,6 +70,12 @@ def prepare(
     if train.amp.enabled and train.amp.dtype not in AMP_DTYPES:
         raise UserError(f"train.amp.dtype='{train.amp.dtype}' is not one of bf16, fp16.")
     if not eval_only:
+        tag = Path(train.output_dir) / "last_checkpoint"
+        if tag.exists() and not resume:
+            raise UserError(
+                f"'{train.output_dir}' already holds a run ({tag.read_text().strip()}); go on with "
+                "--resume, or choose another train.output_dir."
+            )
         batch = cfg.dataloader.train.total_batch_size
         parts = processes * train.accumulate
         if batch % parts:
@@ -102,7 +108,12 @@ def _device(cfg: DictConfig) -> torch.device:
 def _load_initial(cfg: DictConfig, model: nn.Module, allow_unsafe: bool) -> LoadReport | None:
     if not cfg.train.init_checkpoint:
         return None
-    report = load_weights(model, cfg.train.init_checkpoint, allow_unsafe=allow_unsafe)
+    report = load_weights(
+        model,
+        cfg.train.init_checkpoint,
+        allow_unsafe=allow_unsafe,
+        **to_plain(cfg.train.init),
+    )
     logger.info("%s", report)
     return report
 
@@ -143,6 +154,7 @@ def train(plain: dict, options: Mapping[str, Any]) -> None:
     report = None
     checkpointer = RunCheckpointer(output, keep_last=cfg.train.checkpointer.max_to_keep)
     state = checkpointer.latest() if options["resume"] else None
+    _agree_on(state)
     if state is None:
         report = _load_initial(cfg, model, options["allow_unsafe"])
     loader = instantiate(cfg.dataloader.train)
@@ -238,6 +250,16 @@ def train(plain: dict, options: Mapping[str, Any]) -> None:
             exports=[str(path) for path in export.paths] if export else [],
         )
         logger.info("final state sha256 %s", digest)
+
+
+def _agree_on(state: dict | None) -> None:
+    """Ranks that found different checkpoints would wait for each other for ever."""
+    steps = comm.all_gather(state["iteration"] if state else None)
+    if len(set(steps)) > 1:
+        raise UserError(
+            f"--resume: the processes found checkpoints of different steps, {steps}; the output "
+            "folder must be shared by all machines."
+        )
 
 
 def _evaluate_now(cfg: DictConfig, trainer: Trainer, scores: Evaluation) -> dict[str, Any]:

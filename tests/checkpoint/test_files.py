@@ -234,3 +234,14 @@ def test_readers_beside_a_writer_see_old_or_new(tmp_path):
     atomic_write(path, writer)
     assert seen == {b"old" * 1000}
     assert path.read_bytes() == b"new" * 1000
+
+
+def test_the_moving_average_of_a_run_is_what_is_read(tmp_path):
+    path = tmp_path / "model_final.pth"
+    state = {
+        "model": {"w": torch.zeros(2)},
+        "ema": {"updates": 3, "average": {"w": torch.ones(2)}},
+        "iteration": 9,
+    }
+    torch.save(state, path)
+    assert torch.equal(read_weights(path).state["w"], torch.ones(2))

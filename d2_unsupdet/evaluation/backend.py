@@ -123,6 +123,8 @@ def _one_task(detection: dict[str, Any], task: str, new_id: int) -> dict[str, An
 
 def _tools(backend: Backend) -> tuple[Any, Any]:
     if backend == "faster-coco-eval":
+        # Its progress lines, five for each task, would hide the scores in a training log.
+        logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)
         from faster_coco_eval import COCO, COCOeval_faster
 
         return COCO, COCOeval_faster

@@ -103,8 +103,8 @@ EDITS = (
         "detectron2/engine/hooks.py",
         "torch.optim.lr_scheduler._LRScheduler",
         "torch.optim.lr_scheduler.LRScheduler",
-        "schedulers derive from the public class since PyTorch 2.0: with the old name the schedule "
-        "is silently left out of every checkpoint",
+        "PyTorch's own schedulers derive from the public class since 2.0: with the old name they "
+        "are silently left out of every checkpoint",
         2,
     ),
     Edit(

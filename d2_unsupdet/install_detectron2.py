@@ -102,7 +102,8 @@ def apply_edits(files: Mapping[str, bytes], edits: Iterable[Edit] = EDITS) -> di
 
 def edits_digest(edits: Iterable[Edit] = EDITS) -> str:
     """Identifies a list of edits, so that a wheel built from an older list is rebuilt."""
-    return hashlib.sha256("\n".join(map(repr, edits)).encode()).hexdigest()
+    effects = [(edit.file, edit.old, edit.new, edit.count) for edit in edits]
+    return hashlib.sha256(repr(effects).encode()).hexdigest()
 
 
 def write_wheel(files: Mapping[str, bytes], folder: Path) -> Path:

@@ -196,12 +196,21 @@ def test_model_zoo_without_pkg_resources(monkeypatch):
     assert zoo.get_config("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.py").model
 
 
-def build_trainer(folder: Path):
+def detectron2_schedule(optimizer):
+    from detectron2.solver import LRMultiplier
+    from fvcore.common.param_scheduler import LinearParamScheduler
+
+    return LRMultiplier(optimizer, LinearParamScheduler(1, 0), max_iter=10)
+
+
+def torch_schedule(optimizer):
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / 10)
+
+
+def build_trainer(folder: Path, build_schedule):
     """A trainer with Detectron2's own schedule hook, and its checkpointer."""
     from detectron2.engine import SimpleTrainer
     from detectron2.engine.hooks import LRScheduler
-    from detectron2.solver import LRMultiplier
-    from fvcore.common.param_scheduler import LinearParamScheduler
 
     class Model(torch.nn.Linear):
         def forward(self, data):
@@ -209,20 +218,21 @@ def build_trainer(folder: Path):
 
     model = Model(2, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.9)
-    schedule = LRMultiplier(optimizer, LinearParamScheduler(1, 0), max_iter=10)
+    schedule = build_schedule(optimizer)
     loader = torch.utils.data.DataLoader([torch.ones(2)] * 100)
     trainer = SimpleTrainer(model, loader, optimizer)
     trainer.register_hooks([LRScheduler(optimizer, schedule)])
     return trainer, DetectionCheckpointer(model, str(folder), trainer=trainer), optimizer, schedule
 
 
-def test_the_schedule_is_saved_and_resumed(tmp_path):
-    trainer, checkpointer, optimizer, schedule = build_trainer(tmp_path)
+@pytest.mark.parametrize("build_schedule", [detectron2_schedule, torch_schedule])
+def test_the_schedule_is_saved_and_resumed(tmp_path, build_schedule):
+    trainer, checkpointer, optimizer, schedule = build_trainer(tmp_path, build_schedule)
     trainer.train(0, 4)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.6)
     checkpointer.save("model", iteration=3)
 
-    _, resumed, optimizer, schedule_again = build_trainer(tmp_path)
+    _, resumed, optimizer, schedule_again = build_trainer(tmp_path, build_schedule)
     resumed.resume_or_load("", resume=True)
     assert schedule_again.last_epoch == schedule.last_epoch == 4
     optimizer.step()

@@ -11,7 +11,6 @@ SHELL := /bin/bash
 WORKERS ?= 2
 DATA ?=
 
-# An absolute path or a name on PATH; only a PYTHON= given by the user counts, not CONDA's or make's.
 ifeq ($(origin PYTHON), command line)
   PY := $(PYTHON)
   PREFIX := $(shell "$(PYTHON)" -c 'import sys; print(sys.prefix)')
@@ -28,7 +27,7 @@ endif
 STAMP := $(PREFIX)/.d2_unsupdet$(subst /,-,$(CURDIR)).stamp
 INPUTS := setup.py constraints.txt d2_unsupdet/detectron2_edits.py d2_unsupdet/install_detectron2.py
 
-.PHONY: quickstart test test-slow lint format types bench setup clean
+.PHONY: quickstart test test-slow lint format types bench setup
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -72,6 +71,3 @@ types: setup
 bench: setup
 	@for script in $$(grep -l -e --quick benchmarks/*.py); do \
 	  echo "== $$script --quick"; "$(PY)" "$$script" --quick || exit 1; done
-
-clean:
-	rm -rf .venv build dist output *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -67,8 +67,6 @@ def load_model(cfg: Any, run: Path | None, weights: str | None, allow_unsafe: bo
 def find_records(cfg: Any, images: Sequence[str] | None) -> list[dict]:
     """Records of the test set, or unlabelled ones of files and folders."""
     if images is None:
-        if cfg.dataloader.get("test") is None:
-            raise UserError("The config has no dataloader.test; it is not that of a detector.")
         return catalog.get_dataset(cfg.dataloader.test.dataset.names)
     records: list[dict] = []
     for path in map(Path, images):
@@ -114,6 +112,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     run = args.run if args.run.is_dir() else None
     config = args.run / "config.yaml" if run is not None else args.run
     cfg = load_config(str(config), [*args.set, "train.init_checkpoint=null"])
+    if cfg.dataloader.get("test") is None:
+        raise UserError(f"{config} has no dataloader.test; it is not that of a detector.")
     cfg = prepare(cfg, eval_only=True)
     records = spread(find_records(cfg, args.images), args.limit)
     model = load_model(cfg, run, args.weights, args.allow_unsafe)

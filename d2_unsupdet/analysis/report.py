@@ -187,7 +187,8 @@ def _is_shown(name: str, runs: Sequence[Run]) -> bool:
 
 def _run_details(run: Run) -> str:
     parts = [f'<article class="run"><h3>{escape(run.name)}</h3>']
-    parts.append(tables.definitions({"folder": str(run.path), **run.summary}))
+    told = {key: value for key, value in run.summary.items() if key != "result"}  # in the tables
+    parts.append(tables.definitions({"folder": str(run.path), **told}))
     if run.command:
         parts.append(f"<p>Command</p><pre class='wrap' tabindex='0'>{escape(run.command)}</pre>")
     if run.environment:

@@ -137,7 +137,8 @@ def _read_metrics(run: Run) -> None:
     run.scores = {name: points[-1][1] for name, points in run.curves.items() if is_score(name)}
     if damaged:
         run.notes.append(f"{damaged} of {len(lines)} lines of metrics.json could not be read.")
-    unlike_number = {n for n in unlike_number if "-" not in n}  # a class without objects has no AP
+    # A score is undefined where nothing is to be found: a class or a size without objects.
+    unlike_number = {name for name in unlike_number if not is_score(name)}
     if unlike_number:
         names = ", ".join(sorted(unlike_number)[:5])
         run.notes.append(f"Values that are not finite were left out of: {names}.")

@@ -35,13 +35,14 @@ def cards(runs: Sequence[Run], baseline: Run | None) -> str:
         if task in seen:
             continue
         seen.add(task)
-        best = max((r for r in runs if column in r.scores), key=lambda r: r.scores[column])
+        rivals = [run for run in runs if column in run.scores]
+        best = max(rivals, key=lambda run: run.scores[column])
         against = ""
         if baseline is not None and column in baseline.scores and best is not baseline:
             difference = delta(best.scores[column], baseline.scores[column])
             against = f"<p>{difference} against {escape(baseline.name)}</p>"
         title = escape(score_title(column))
-        label = f"Best {title}" if len(runs) > 1 else title
+        label = f"Best {title}" if len(rivals) > 1 else title
         parts.append(_card(label, f"{best.scores[column]:.1f}", escape(best.name), against))
     for run in runs:
         if run.kind == "pretrain":

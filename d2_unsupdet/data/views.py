@@ -13,6 +13,9 @@ import torch
 from fvcore.transforms.transform import Transform
 from torch.nn.functional import interpolate
 
+Box = tuple[float, float, float, float]
+_NOTHING: tuple[Box, Box] = ((0.0, 0.0, 0.0, 0.0),) * 2
+
 
 @dataclass(frozen=True)
 class Crop(Transform):
@@ -71,9 +74,7 @@ class Crop(Transform):
         points = (coords - origin) * (self.size / np.asarray(extent))
         return self._mirror(points)
 
-    def place(
-        self, left: float, top: float, right: float, bottom: float
-    ) -> tuple[float, float, float, float]:
+    def place(self, left: float, top: float, right: float, bottom: float) -> Box:
         """One XYXY box in the view's pixels; `apply_box` for many."""
         sx, sy = self.size / self.width, self.size / self.height
         x0, x1 = (left - self.left) * sx, (right - self.left) * sx
@@ -154,12 +155,15 @@ class _Uncrop(Transform):
 
 def overlap(first: Crop, second: Crop) -> np.ndarray:
     """The part both crops show, (2, 4) XYXY in each view's own pixels; zeros when there is none."""
+    return np.array(_shared(first, second) or _NOTHING, dtype=np.float32)
+
+
+def _shared(first: Crop, second: Crop) -> tuple[Box, Box] | None:
     left, top = max(first.left, second.left), max(first.top, second.top)
     right, bottom = min(first.right, second.right), min(first.bottom, second.bottom)
     if right <= left or bottom <= top:
-        return np.zeros((2, 4), np.float32)
-    boxes = [crop.place(left, top, right, bottom) for crop in (first, second)]
-    return np.array(boxes, dtype=np.float32)
+        return None
+    return first.place(left, top, right, bottom), second.place(left, top, right, bottom)
 
 
 @dataclass(frozen=True)
@@ -179,9 +183,11 @@ class CropPair:
 
     @classmethod
     def of(cls, first: Crop, second: Crop, *, min_side: float) -> "CropPair":
-        boxes = overlap(first, second)
-        valid = bool((boxes[:, 2:] - boxes[:, :2]).min() >= max(min_side, 1e-6))
-        return cls(first, second, boxes if valid else np.zeros_like(boxes), valid)
+        boxes = _shared(first, second)
+        sides = [side for x0, y0, x1, y1 in boxes or () for side in (x1 - x0, y1 - y0)]
+        valid = bool(sides) and min(sides) >= min_side
+        chosen = boxes if boxes and valid else _NOTHING
+        return cls(first, second, np.array(chosen, dtype=np.float32), valid)
 
 
 def _between(low: float, high: float, place: float) -> float:

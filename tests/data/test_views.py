@@ -69,6 +69,20 @@ def test_overlap_of_known_crops():
     assert overlap(first, first)[0].tolist() == [0, 0, 120, 120]
 
 
+def test_the_overlap_is_the_intersection_mapped_like_any_box():
+    crops = random_crops(60, 500, 375)
+    for first, second in zip(crops[::2], crops[1::2], strict=True):
+        corners = [
+            max(first.left, second.left),
+            max(first.top, second.top),
+            min(first.right, second.right),
+            min(first.bottom, second.bottom),
+        ]
+        if corners[0] < corners[2] and corners[1] < corners[3]:
+            expected = [crop.apply_box([corners])[0] for crop in (first, second)]
+            assert np.allclose(overlap(first, second), expected, atol=1e-4)
+
+
 @pytest.mark.parametrize("left, top", [(60, 0), (0, 60), (60, 60), (70, 10)])
 def test_crops_that_only_touch_do_not_overlap(left, top):
     first = Crop(200, 200, 0, 0, 60, 60, 32)

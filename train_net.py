@@ -21,7 +21,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config-file", required=True, help="a .py LazyConfig or a .yaml file")
-    parser.add_argument("--resume", action="store_true", help="go on from the last valid checkpoint")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the last valid checkpoint"
+    )
     parser.add_argument("--eval-only", action="store_true", help="score the weights, train nothing")
     parser.add_argument("--print-config", action="store_true", help="print the resolved config")
     parser.add_argument("--num-gpus", type=int, default=1, help="processes on this machine")

@@ -101,7 +101,13 @@ def whole(images, tmp_path_factory):
 def test_a_run_leaves_what_a_reader_needs(whole):
     output, log = whole
     names = {path.name for path in output.iterdir()}
-    assert {"config.yaml", "environment.json", "command.txt", "metrics.json", "summary.json"} <= names
+    assert {
+        "config.yaml",
+        "environment.json",
+        "command.txt",
+        "metrics.json",
+        "summary.json",
+    } <= names
     assert {"model_final.pth", "last_checkpoint", "export.safetensors", "export.pkl"} <= names
     lines = [json.loads(line)["iteration"] for line in (output / "metrics.json").open()]
     assert lines == list(range(16))
@@ -196,7 +202,7 @@ def test_saved_config_runs_again(whole, tmp_path):
 def test_finetune_evaluates_and_eval_only_repeats_the_score(whole, tmp_path):
     output = tmp_path / "finetune"
     options = [
-        "dataloader.train.dataset.names=toy_val",  # the smallest split; its scores mean nothing here
+        "dataloader.train.dataset.names=toy_val",  # the smallest split: scores mean nothing here
         "dataloader.train.total_batch_size=4",
         "dataloader.train.num_workers=0",
         "dataloader.test.dataset.subset=24",
@@ -218,7 +224,10 @@ def test_finetune_evaluates_and_eval_only_repeats_the_score(whole, tmp_path):
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
-        (["configs/quickstart/pretrian_moco.py"], "Did you mean 'configs/quickstart/pretrain_moco.py'"),
+        (
+            ["configs/quickstart/pretrian_moco.py"],
+            "Did you mean 'configs/quickstart/pretrain_moco.py'",
+        ),
         ([PRETRAIN, "train.max_itre=3"], "Unknown config key 'train.max_itre'"),
         ([PRETRAIN, "dataloader.train.dataset.names=coco_2017_trian"], "coco_2017_train"),
         ([PRETRAIN, "dataloader.train.dataset.names=coco_2017_train"], "annotations/"),

@@ -10,13 +10,17 @@ class Regression(nn.Module):
 
     def __init__(self, dropout: float = 0.0) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(dropout), nn.Linear(8, 1))
+        self.layers = nn.Sequential(
+            nn.Linear(4, 8), nn.ReLU(), nn.Dropout(dropout), nn.Linear(8, 1)
+        )
 
     def forward(self, batch):
         x = torch.stack([sample["x"] for sample in batch])
         y = torch.stack([sample["y"] for sample in batch])
         losses = {"loss_mse": (self.layers(x).squeeze(1) - y).square().mean()}
-        losses["loss_bad"] = torch.stack([sample["bad"] for sample in batch]).sum() * losses["loss_mse"]
+        losses["loss_bad"] = (
+            torch.stack([sample["bad"] for sample in batch]).sum() * losses["loss_mse"]
+        )
         return losses
 
 

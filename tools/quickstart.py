@@ -1,11 +1,11 @@
 #!/usr/bin/env python
 """Images without labels -> pretrain -> finetune on 50 labels -> the same from scratch -> report.
 
-    python tools/quickstart.py                        # the embedded images, minutes on two CPU cores
+    python tools/quickstart.py                        # the embedded images
     python tools/quickstart.py --data /path/to/images # pretrain on a folder of your own
 
-Every step is a command that you could type; it is printed before it runs. What it shows at this size
-is the route, not a result: see docs/results.md for measured comparisons.
+Every step is a command that you could type; it is printed before it runs. What it shows at this
+size is the route, not a result: see docs/results.md for measured comparisons.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", help="a folder of images to pretrain on; default: embedded scenes")
+    parser.add_argument("--data", help="a folder of images to pretrain on; default: toy scenes")
     parser.add_argument("--output", type=Path, default=Path("output/quickstart"))
     parser.add_argument("--steps", type=float, default=1.0, help="factor on all run lengths")
     args = parser.parse_args()

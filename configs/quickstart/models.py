@@ -1,10 +1,10 @@
-# A ResNet and a RetinaNet that two CPU cores train in minutes: half of ResNet-18's width, one block a
-# stage (1.2 M parameters), 96-pixel images.
+# A ResNet and a RetinaNet that two CPU cores train in minutes: half of ResNet-18's width, one block
+# a stage (1.2 M parameters), 96-pixel images.
 from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import RetinaNet
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
-from detectron2.modeling.backbone import BasicStem, FPN, ResNet
+from detectron2.modeling.backbone import FPN, BasicStem, ResNet
 from detectron2.modeling.backbone.resnet import BasicBlock
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher

@@ -1,4 +1,4 @@
-"""The order of samples as a pure function of the step: `plan[step]` is the batch, nothing is stored.
+"""The order of samples as a function of the step: `plan[step]` is the batch, nothing is stored.
 
 The stream is one permutation of the data set after another; no image is dropped and none is padded
 in, so an epoch may end inside a batch. Resuming means asking for another step.

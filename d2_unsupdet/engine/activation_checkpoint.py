@@ -1,4 +1,4 @@
-"""Trade time for memory: the stem and the residual blocks keep their input only and run again in the backward pass.
+"""Time for memory: stem and residual blocks keep only their input and run again in the backward.
 
 Batch norm would count the second run in its running statistics; it is told not to.
 """
@@ -22,7 +22,7 @@ def _statistics_kept(block: nn.Module) -> Iterator[None]:
         if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats
     ]
     # Momentum 0 keeps the statistics and, unlike switching them off, runs the same operator.
-    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    before = [(norm.momentum, norm.get_buffer("num_batches_tracked").clone()) for norm in norms]
     for norm in norms:
         norm.momentum = 0.0
     try:
@@ -30,7 +30,7 @@ def _statistics_kept(block: nn.Module) -> Iterator[None]:
     finally:
         for norm, (momentum, batches) in zip(norms, before, strict=True):
             norm.momentum = momentum
-            norm.num_batches_tracked.copy_(batches)
+            norm.get_buffer("num_batches_tracked").copy_(batches)
 
 
 def _contexts(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
@@ -46,7 +46,7 @@ def _run(block: nn.Module, forward: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def checkpoint_blocks(model: nn.Module) -> int:
-    """Checkpoint the stem and every residual block that trains; returns how many. State-dict keys stay."""
+    """Checkpoint stem and residual blocks that train; returns how many. State-dict keys stay."""
     blocks = [
         m
         for m in model.modules()

@@ -1,7 +1,7 @@
 """Configs in Detectron2's lazy shape, with the checks it lacks.
 
-`.py` files are LazyConfigs. A run saves its resolved config as plain YAML, which loads safely and can
-be passed back as `--config-file`. An override must name a key that exists or a parameter of the
+`.py` files are LazyConfigs. A run saves its resolved config as plain YAML, which loads safely and
+can be passed back as `--config-file`. An override must name a key that exists or a parameter of the
 `_target_`; Detectron2 v0.6 would add anything else in silence.
 """
 

@@ -1,4 +1,4 @@
-"""Exponential moving average of a model, with its counter saved so that a resume keeps the warm-up."""
+"""Exponential moving average of a model; its counter is saved, so a resume keeps the warm-up."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

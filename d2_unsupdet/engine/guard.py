@@ -1,4 +1,4 @@
-"""Stop before a step that is not finite touches the weights, on all ranks, and keep the evidence."""
+"""Stop all ranks before a step that is not finite touches the weights, and keep the evidence."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,8 +63,9 @@ class FiniteGuard:
         if own_losses or comm.get_world_size() == 1:
             path = self._capture(step, batch, model, bad)
             files = ", ".join(str(sample.get("file_name", "?")) for sample in batch)
+            named = ", ".join(own_losses or bad)
             message = (
-                f"rank {comm.get_rank()}: {', '.join(own_losses or bad)} not finite at step {step}; "
+                f"rank {comm.get_rank()}: {named} not finite at step {step}; "
                 f"images: {files}; captured in {path}"
             )
         messages = [m for m in comm.all_gather(message) if m]

@@ -1,4 +1,4 @@
-"""Hooks around the step: log, save, evaluate, export. Each reads the trainer, none changes its course."""
+"""Hooks around the step: log, save, evaluate, export. They read the trainer and change nothing."""
 
 import logging
 from collections.abc import Callable
@@ -33,7 +33,7 @@ class PeriodicHook(HookBase):
 
     @property
     def is_last(self) -> bool:
-        return self.trainer.iter + 1 >= self.trainer.max_iter
+        return self.trainer.iter + 1 >= self.trainer.length
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
@@ -121,30 +121,27 @@ class EvaluationHook(PeriodicHook):
         self.results: dict[str, Any] = {}
 
     def act(self) -> None:
-        model = unwrap(self.trainer.model)
-        ema = self.trainer.ema
+        self.score()
+        self.trainer.storage.put_scalars(smoothing_hint=False, **flatten_results_dict(self.results))
+
+    def score(self) -> None:
+        """Evaluate, and save the weights if they are the best so far."""
+        model, ema = unwrap(self.trainer.model), self.trainer.ema
         with (
             seeded("evaluation", self.trainer.iter),
             ema.applied_to(model) if ema is not None else nullcontext(),
         ):
             self.results = self.evaluate()
-            if comm.is_main_process() and self.results:
-                flat = flatten_results_dict(self.results)
-                self.trainer.storage.put_scalars(smoothing_hint=False, **flat)
-                self._keep_best(flat, model)
+            score = flatten_results_dict(self.results).get(self.best_metric)
+            if comm.is_main_process() and score is not None:
+                self.checkpointer.save_best(
+                    {"model": model.state_dict()},
+                    score,
+                    iteration=self.trainer.iter,
+                    metric=self.best_metric,
+                )
         model.train()
         comm.synchronize()
-
-    def _keep_best(self, flat: dict[str, float], model: Any) -> None:
-        score = flat.get(self.best_metric)
-        if score is None or score != score:
-            return
-        self.checkpointer.save_best(
-            {"model": model.state_dict(), "iteration": self.trainer.iter},
-            score,
-            iteration=self.trainer.iter,
-            metric=self.best_metric,
-        )
 
 
 class ExportHook(PeriodicHook):

@@ -1,4 +1,4 @@
-"""Scalars that stay on the device until the log period: one transfer a period instead of one a step."""
+"""Scalars that stay on the device until the log period: one transfer a period, not one a step."""
 
 import torch
 import torch.distributed as dist

@@ -4,29 +4,27 @@ from pathlib import Path
 
 import torch
 from detectron2.engine import HookBase
-from omegaconf import DictConfig
 
 from d2_unsupdet.analysis.pictures import draw_predictions, draw_views, save_picture
-from d2_unsupdet.data import DetectionMapper, catalog
+from d2_unsupdet.data import DetectionMapper
 from d2_unsupdet.data.loader import TestLoader
 from d2_unsupdet.engine.trainer import Trainer, unwrap
 from d2_unsupdet.seeding import seeded
 
 
 class PicturesHook(HookBase):
-    """Draws `train.pictures` samples into the run folder; draws nothing random from the run.
+    """Draws some samples into the run folder; takes no random number from the run.
 
     Args:
-        cfg: the run's config.
         output: the run folder.
+        count: pictures of each kind.
         evaluated: the test loader of a detector; None for a pretext.
     """
 
     trainer: Trainer
 
-    def __init__(self, cfg: DictConfig, output: Path, evaluated: TestLoader | None) -> None:
-        self.cfg, self.output, self.count = cfg, output, cfg.train.pictures
-        self.evaluated = evaluated
+    def __init__(self, output: Path, count: int, evaluated: TestLoader | None) -> None:
+        self.output, self.count, self.evaluated = output, count, evaluated
 
     def before_train(self) -> None:
         plan, dataset = self.trainer.loader.plan, self.trainer.loader.dataset
@@ -41,19 +39,17 @@ class PicturesHook(HookBase):
         finished = self.trainer.iter >= self.trainer.max_iter
         if finished and self.evaluated is not None:
             with seeded("pictures"):
-                self._draw_predictions()
+                self._draw_predictions(self.evaluated)
 
     @torch.no_grad()
-    def _draw_predictions(self) -> None:
-        dataset = self.evaluated.dataset
-        names = catalog.class_names(self.cfg.dataloader.test.dataset.names)
+    def _draw_predictions(self, loader: TestLoader) -> None:
+        dataset = loader.dataset
         model = unwrap(self.trainer.model).eval()
         labelled = DetectionMapper(is_train=True, augmentations=[])
         step = max(1, len(dataset) // self.count)
         for index in range(0, min(len(dataset), step * self.count), step):
             sample = dataset[index]
-            found = model([sample])[0] if sample is not None else {}
-            if "instances" not in found:
+            if sample is None or "instances" not in (found := model([sample])[0]):
                 continue
             truth = labelled(dataset.records[index])
             picture = draw_predictions(

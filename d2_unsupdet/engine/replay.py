@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from d2_unsupdet.checkpoint.files import check_exists
 from d2_unsupdet.cli import run_tool
 from d2_unsupdet.data.plan import Position
-from d2_unsupdet.engine.run import build_model
+from d2_unsupdet.engine.build import build_model
 from d2_unsupdet.engine.trainer import AMP_DTYPES
 from d2_unsupdet.seeding import seed_everything
 

@@ -35,8 +35,9 @@ def unwrap(model: nn.Module) -> nn.Module:
 class Trainer(TrainerBase):
     """Runs optimizer steps; everything else is a hook.
 
-    >>> trainer = Trainer(model=model, optimizer=optimizer, loader=loader, multiplier=cosine)
-    >>> trainer.register_hooks([CheckpointHook(...), EvalHook(...)])
+    >>> trainer = Trainer(
+    ...     model=model, optimizer=optimizer, loader=loader, multiplier=cosine, length=90000)
+    >>> trainer.register_hooks([CheckpointHook(...), EvaluationHook(...)])
     >>> trainer.train(start_iter=0, max_iter=90000)
 
     Args:
@@ -44,6 +45,7 @@ class Trainer(TrainerBase):
         optimizer: each group may set `fixed_lr=True` to stay at its base rate.
         loader: batches of the plan.
         multiplier: progress in [0, 1] to a factor on every group's base rate.
+        length: steps of the whole run, which progress refers to.
         seed: of everything random in a step.
         amp: None, "bf16" or "fp16".
         accumulate: micro-batches a step is cut into.
@@ -59,6 +61,7 @@ class Trainer(TrainerBase):
         optimizer: torch.optim.Optimizer,
         loader: TrainLoader,
         multiplier: Multiplier,
+        length: int,
         seed: int = 0,
         amp: str | None = None,
         accumulate: int = 1,
@@ -68,10 +71,11 @@ class Trainer(TrainerBase):
     ) -> None:
         super().__init__()
         self.model, self.optimizer, self.loader = model, optimizer, loader
-        self.multiplier, self.seed = multiplier, seed
+        self.multiplier, self.length, self.seed = multiplier, length, seed
         self.accumulate, self.clip_norm = accumulate, clip_norm
         self.ema, self.guard = ema, guard
         self.metrics = Metrics()
+        self.world = comm.get_world_size()
         self.bad_files: dict[str, int] = {}
         self.device = next(model.parameters()).device
         self.amp_dtype = AMP_DTYPES[amp] if amp else None
@@ -84,7 +88,7 @@ class Trainer(TrainerBase):
         self._commit: Callable[[], None] | None = getattr(bare, "commit", None)
         if self._commit is not None:
             bare.auto_commit = False  # type: ignore[assignment]
-        share = loader.plan.batch // comm.get_world_size()
+        share = loader.plan.batch // self.world
         if share % accumulate:
             raise UserError(
                 f"train.accumulate={accumulate} does not divide the {share} images that each "
@@ -101,7 +105,7 @@ class Trainer(TrainerBase):
 
     def learning_rate(self) -> float:
         """Set every group's rate for this step; returns the first group's."""
-        factor = self.multiplier(self.iter / self.max_iter)
+        factor = self.multiplier(self.iter / self.length)
         for group, base in zip(self.optimizer.param_groups, self._base_lrs, strict=True):
             group["lr"] = base if group.get("fixed_lr") else base * factor
         return self.optimizer.param_groups[0]["lr"]

@@ -38,7 +38,9 @@ class ConsoleWriter(EventWriter):
             return
         self._shown = storage.iter
         losses = [f"{name} {value:.4g}" for name, value in latest.items() if "loss" in name]
-        scores = [f"{n} {v:.2f}" for n, v in latest.items() if n.endswith(("/AP", "/AP50", "/mIoU"))]
+        scores = [
+            f"{n} {v:.2f}" for n, v in latest.items() if n.endswith(("/AP", "/AP50", "/mIoU"))
+        ]
         line = [f"step {done}/{self.max_iter}", f"eta {self._eta(done)}", *losses, *scores]
         line += [
             f"lr {latest['lr']:.3g}",

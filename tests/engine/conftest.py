@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from tests.trainer_toys import Regression, noisy_mapper
 
 from d2_unsupdet.data.loader import build_train_loader
 from d2_unsupdet.engine.trainer import Trainer
+from tests.trainer_toys import Regression, noisy_mapper
 
 
 @pytest.fixture
@@ -19,11 +19,13 @@ def records():
 
 @pytest.fixture
 def make_trainer(records):
-    def make(*, batch=6, seed=0, workers=0, model=None, lr=0.1, mapper=noisy_mapper, data=None, **options):
+    def make(
+        *, batch=6, seed=0, workers=0, model=None, lr=0.1, mapper=noisy_mapper, length=20, **options
+    ):
         torch.manual_seed(1)
         model = model or Regression()
         loader = build_train_loader(
-            dataset=data or records,
+            dataset=records,
             mapper=mapper,
             total_batch_size=batch,
             seed=seed,
@@ -34,6 +36,7 @@ def make_trainer(records):
             optimizer=torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9),
             loader=loader,
             multiplier=lambda progress: 1.0 - 0.5 * progress,
+            length=length,
             seed=seed,
             **options,
         )

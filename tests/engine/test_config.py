@@ -1,4 +1,4 @@
-"""Configs: overrides that must exist, one class count, a saved form that loads safely and equally."""
+"""Configs: overrides that must exist, one class count, a saved form that loads safely."""
 
 import pytest
 import yaml
@@ -35,7 +35,12 @@ def recipe(tmp_path):
 
 
 def test_overrides_reach_keys_and_parameters_of_the_target(recipe):
-    overrides = ["train.max_iter=100", "model.kernel_size=3", "model.padding=1", "optimizer.lr=1e-3"]
+    overrides = [
+        "train.max_iter=100",
+        "model.kernel_size=3",
+        "model.padding=1",
+        "optimizer.lr=1e-3",
+    ]
     cfg = load_config(str(recipe), overrides)
     assert (cfg.train.max_iter, cfg.optimizer.lr, cfg.model.padding) == (100, 1e-3, 1)
     assert cfg.train.recipe_length == "12 epochs"
@@ -104,7 +109,9 @@ def test_unsafe_yaml_and_wrong_files_are_refused(tmp_path):
     with pytest.raises(UserError, match="is not plain YAML"):
         load_config(str(evil))
     (tmp_path / "finetune.py").write_text("train = {}")
-    with pytest.raises(UserError, match=r"finetun.py' does not exist. Did you mean '.*finetune.py'"):
+    with pytest.raises(
+        UserError, match=r"finetun.py' does not exist. Did you mean '.*finetune.py'"
+    ):
         load_config(str(tmp_path / "finetun.py"))
     with pytest.raises(UserError, match="does not define model, dataloader, optimizer"):
         load_config(str(tmp_path / "finetune.py"))

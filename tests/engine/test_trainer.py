@@ -1,11 +1,10 @@
-"""The step: accumulation, clipping, rates, resume, the guard, and how often it waits for the device."""
+"""The step: accumulation, clipping, rates, resume, the guard, waits for the device."""
 
 import copy
 from unittest import mock
 
 import pytest
 import torch
-from tests.trainer_toys import Regression, noisy_mapper
 
 from d2_unsupdet.data.images import BadImage
 from d2_unsupdet.engine.digest import state_digest
@@ -13,6 +12,7 @@ from d2_unsupdet.engine.ema import ModelEMA
 from d2_unsupdet.engine.guard import FiniteGuard, NotFinite
 from d2_unsupdet.engine.hooks import MetricsHook
 from d2_unsupdet.errors import UserError
+from tests.trainer_toys import Regression, noisy_mapper
 
 
 def weights(trainer):
@@ -41,7 +41,7 @@ def test_clipping_bounds_the_norm_of_all_gradients_together(make_trainer):
 
 
 def test_rates_follow_the_schedule_but_for_fixed_groups(make_trainer):
-    trainer = make_trainer(lr=1.0)
+    trainer = make_trainer(lr=1.0, length=10)
     layers = trainer.model.layers
     trainer.optimizer.param_groups[0]["params"] = list(layers[0].parameters())
     trainer.optimizer.add_param_group(
@@ -71,7 +71,6 @@ def test_resume_gives_the_same_bits(make_trainer, amp, workers):
     first = fresh(workers[0])
     first.model.load_state_dict(start)
     first.ema = ModelEMA(first.model, decay=0.9)
-    first.max_iter = 9
     first.register_hooks([StopAfter(4)])
     with pytest.raises(KeyboardInterrupt):
         first.train(0, 9)

@@ -26,7 +26,10 @@ def test_console_line_and_json_line(tmp_path, caplog):
         for writer in writers:
             writer.write()
             writer.close()
-    assert "step 10/100  eta 0:00:45  total_loss 1.5  loss_moco 1.5  lr 0.1  0.500 s/step" in caplog.text
+    assert (
+        "step 10/100  eta 0:00:45  total_loss 1.5  loss_moco 1.5  lr 0.1  0.500 s/step"
+        in caplog.text
+    )
     line = json.loads((tmp_path / "metrics.json").read_text())
     assert line == {**scalars, "iteration": 9}
 

@@ -21,7 +21,9 @@ def detection(train, test, *, batch, short_edges, max_size, test_edge, masks=Fal
                 is_train=True,
                 augmentations=[
                     L(T.ResizeShortestEdge)(
-                        short_edge_length=list(short_edges), sample_style="choice", max_size=max_size
+                        short_edge_length=list(short_edges),
+                        sample_style="choice",
+                        max_size=max_size,
                     ),
                     L(T.RandomFlip)(horizontal=True),
                 ],
@@ -36,7 +38,9 @@ def detection(train, test, *, batch, short_edges, max_size, test_edge, masks=Fal
             dataset=L(get_dataset)(names=test),
             mapper=L(DetectionMapper)(
                 is_train=False,
-                augmentations=[L(T.ResizeShortestEdge)(short_edge_length=test_edge, max_size=max_size)],
+                augmentations=[
+                    L(T.ResizeShortestEdge)(short_edge_length=test_edge, max_size=max_size)
+                ],
             ),
             num_workers=4,
         ),

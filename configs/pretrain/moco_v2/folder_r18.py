@@ -6,7 +6,7 @@ dataloader.train.dataset.names=folder:/path/to/images
 from .imagenet_r50_200ep import dataloader, lr_multiplier, model, optimizer, train
 
 model.backbone.stages.depth = 18
-# Keep it below the number of images: a bank that holds the query's own image teaches the wrong thing.
+# Below the number of images: a bank that holds the query's own image teaches the wrong thing.
 model.queue_size = 2048
 
 dataloader.train.dataset.names = "toy_unlabeled"

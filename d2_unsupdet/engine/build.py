@@ -1,0 +1,169 @@
+"""The parts of a run from its config: model, trainer, hooks."""
+
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import instantiate
+from detectron2.engine import HookBase
+from detectron2.engine.hooks import PeriodicWriter
+from detectron2.utils import comm
+from fvcore.nn.precise_bn import update_bn_stats
+from omegaconf import DictConfig
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from d2_unsupdet.checkpoint.checkpointer import RunCheckpointer
+from d2_unsupdet.engine.activation_checkpoint import checkpoint_blocks
+from d2_unsupdet.engine.config import to_plain
+from d2_unsupdet.engine.ema import ModelEMA
+from d2_unsupdet.engine.guard import FiniteGuard
+from d2_unsupdet.engine.hooks import CheckpointHook, EvaluationHook, ExportHook, MetricsHook
+from d2_unsupdet.engine.pictures import PicturesHook
+from d2_unsupdet.engine.schedule import to_iterations
+from d2_unsupdet.engine.sync_batch_norm import resolve_sync_bn, use_sync_bn
+from d2_unsupdet.engine.trainer import Trainer, unwrap
+from d2_unsupdet.engine.writers import build_writers
+from d2_unsupdet.evaluation import inference_on_dataset
+from d2_unsupdet.seeding import seed_everything
+
+
+def build_model(cfg: DictConfig) -> nn.Module:
+    """The model on its device, initialised from `train.seed` alone."""
+    seed_everything(cfg.train.seed, "init")
+    device = cfg.train.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = instantiate(cfg.model).to(device)
+    if cfg.train.sync_bn:
+        model = use_sync_bn(model)
+    model = resolve_sync_bn(model)
+    if cfg.train.activation_checkpointing:
+        checkpoint_blocks(model)
+    return model
+
+
+def build_trainer(cfg: DictConfig, model: nn.Module) -> Trainer:
+    """The trainer of a model; it knows its length in steps."""
+    options = cfg.train
+    if options.deterministic:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = bool(options.cudnn_benchmark)
+    loader = instantiate(cfg.dataloader.train)
+    optimizer = deepcopy(cfg.optimizer)
+    optimizer.params.model = model
+    return Trainer(
+        model=_distribute(cfg, model),
+        optimizer=instantiate(optimizer),
+        loader=loader,
+        multiplier=instantiate(cfg.lr_multiplier),
+        length=to_iterations(options.max_iter, size=loader.plan.size, batch=loader.plan.batch),
+        seed=options.seed,
+        amp=options.amp.dtype if options.amp.enabled else None,
+        accumulate=options.accumulate,
+        clip_norm=options.clip_grad_norm,
+        ema=ModelEMA(model, decay=options.ema.decay) if options.ema.enabled else None,
+        guard=FiniteGuard(output_dir=Path(options.output_dir), config=cfg, seed=options.seed),
+    )
+
+
+def _distribute(cfg: DictConfig, model: nn.Module) -> nn.Module:
+    if comm.get_world_size() == 1:
+        return model
+    device = next(model.parameters()).device
+    ids = [device.index] if device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=ids, **to_plain(cfg.train.ddp))
+
+
+class Evaluation:
+    """Scores of a model on `dataloader.test`, which is read once and used at every evaluation.
+
+    Args:
+        cfg: the run's config.
+    """
+
+    def __init__(self, cfg: DictConfig) -> None:
+        self.loader = instantiate(cfg.dataloader.test)
+        self.evaluator = instantiate(cfg.dataloader.evaluator)
+
+    def __call__(self, model: nn.Module) -> dict[str, Any]:
+        """Nested scores; empty on ranks other than 0."""
+        return inference_on_dataset(model, self.loader, self.evaluator) or {}
+
+
+@dataclass(kw_only=True)
+class Hooks:
+    """The hooks of a run by what they do; None where the run has no use for one."""
+
+    metrics: MetricsHook
+    evaluation: EvaluationHook | None
+    pictures: PicturesHook | None
+    writers: PeriodicWriter | None
+    checkpoint: CheckpointHook
+    export: ExportHook | None
+
+    def in_order(self) -> list[HookBase | None]:
+        """Writers before the checkpoint: a line that is lost to a kill belongs to a step that will
+        run again, and a line that is kept to one that is cut."""
+        return [
+            self.metrics,
+            self.evaluation,
+            self.pictures,
+            self.writers,
+            self.checkpoint,
+            self.export,
+        ]
+
+    def finish(self) -> None:
+        """What follows the last step, for a run whose steps are all done."""
+        if self.evaluation is not None:
+            self.evaluation.score()
+        if self.export is not None:
+            self.export.act()
+
+
+def build_hooks(
+    cfg: DictConfig, trainer: Trainer, checkpointer: RunCheckpointer, start: int
+) -> Hooks:
+    """Hooks for a run that goes on at step `start`."""
+    options, plan = cfg.train, trainer.loader.plan
+    output, model = Path(options.output_dir), unwrap(trainer.model)
+
+    def period(key: str, value: int | str) -> int:
+        return to_iterations(value, size=plan.size, batch=plan.batch, key=key) if value else 0
+
+    saves = period("train.checkpointer.period", options.checkpointer.period)
+    scores = Evaluation(cfg) if cfg.dataloader.get("test") is not None else None
+    main = comm.is_main_process()
+    names, writers = list(options.writers), []
+    if main:
+        writers = build_writers(
+            names, output, max_iter=trainer.length, start_iter=start, config=to_plain(cfg)
+        )
+    meta = {"method": type(model).__name__, "data": str(cfg.dataloader.train.dataset.names)}
+
+    def evaluate() -> dict[str, Any]:
+        if options.precise_bn.enabled:
+            model.train()
+            update_bn_stats(model, trainer.loader.from_step(0), options.precise_bn.num_iter)
+        return scores(model) if scores else {}
+
+    return Hooks(
+        metrics=MetricsHook(options.log_period, max_bad_rate=options.max_bad_images),
+        evaluation=EvaluationHook(
+            period("train.eval_period", options.eval_period),
+            evaluate,
+            checkpointer,
+            best_metric=options.best_metric,
+        )
+        if scores
+        else None,
+        pictures=PicturesHook(output, options.pictures, scores.loader if scores else None)
+        if main and options.pictures
+        else None,
+        writers=PeriodicWriter(writers, period=options.log_period) if main else None,
+        checkpoint=CheckpointHook(saves, checkpointer),
+        export=ExportHook(saves, output, meta) if hasattr(model, "export") else None,
+    )

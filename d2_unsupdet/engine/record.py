@@ -1,0 +1,96 @@
+"""What a run says when it starts and leaves when it ends."""
+
+import logging
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig
+
+from d2_unsupdet import env
+from d2_unsupdet.analysis.runs import flatten
+from d2_unsupdet.checkpoint.files import atomic_write, write_json
+from d2_unsupdet.checkpoint.report import LoadReport
+from d2_unsupdet.engine.build import Hooks
+from d2_unsupdet.engine.config import dump_config
+from d2_unsupdet.engine.schedule import describe
+from d2_unsupdet.engine.trainer import Trainer, unwrap
+
+logger = logging.getLogger("d2_unsupdet.run")
+
+
+def leave(cfg: DictConfig, output: Path) -> None:
+    """config.yaml (can be passed back as --config-file), environment.json, command.txt."""
+    path, text = output / "config.yaml", dump_config(cfg)
+    if path.exists():
+        before, after = (flatten(yaml.safe_load(t)) for t in (path.read_text(), text))
+        for key in sorted(before.keys() | after.keys()):
+            if before.get(key) != after.get(key):
+                name = key.replace("/", ".")
+                logger.warning("changed: %s %r -> %r", name, before.get(key), after.get(key))
+    atomic_write(path, lambda file: file.write(text.encode()))
+    write_json(output / "environment.json", env.summary())
+    command = shlex.join([Path(sys.executable).name, *sys.argv]) + "\n"
+    atomic_write(output / "command.txt", lambda file: file.write(command.encode()))
+
+
+def say_start(cfg: DictConfig, trainer: Trainer, report: LoadReport | None) -> None:
+    """What a person wants to know before waiting for hours."""
+    options, plan, model = cfg.train, trainer.loader.plan, unwrap(trainer.model)
+    if str(options.recipe_length) != str(options.max_iter):
+        logger.info(
+            "train.max_iter=%s replaces the recipe's %s: milestones and warm-up scale with it",
+            options.max_iter,
+            options.recipe_length,
+        )
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6
+    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad) / 1e6
+    rates = sorted({group["lr"] for group in trainer.optimizer.param_groups}, reverse=True)
+    parts = f" in {trainer.accumulate} micro-batches" if trainer.accumulate > 1 else ""
+    share = f" ({report.source_share:.1%} of its parameters used)" if report else ""
+    amp = options.amp.dtype if options.amp.enabled else "fp32"
+    epochs = trainer.length * plan.batch / plan.size
+    rows = {
+        "model": f"{type(model).__name__}: {trained:.2f} M trained, {frozen:.2f} M not",
+        "weights": f"{options.init_checkpoint or 'random'}{share}",
+        "data": f"{cfg.dataloader.train.dataset.names}: {plan.size} images, "
+        f"batch {plan.batch}{parts}",
+        "length": f"{trainer.length} steps, {epochs:.2f} epochs",
+        "rate": f"{', '.join(f'{r:g}' for r in rates)}; "
+        f"{describe(trainer.multiplier, trainer.length)}",
+        "device": f"{trainer.device.type} x {trainer.world}, {amp}",
+        "output": options.output_dir,
+    }
+    for name, text in rows.items():
+        logger.info("%-9s %s", name, text)
+
+
+def write_summary(
+    cfg: DictConfig,
+    output: Path,
+    *,
+    trainer: Trainer,
+    hooks: Hooks,
+    report: LoadReport | None,
+    digest: str,
+    seconds: float,
+) -> None:
+    """summary.json: what the report and other tools read first."""
+    test = cfg.dataloader.get("test")
+    summary: dict[str, Any] = {
+        "kind": "pretrain" if hooks.export else "finetune",
+        "method": type(unwrap(trainer.model)).__name__,
+        "data": str(cfg.dataloader.train.dataset.names),
+        "test": str(test.dataset.names) if test is not None else None,
+        "iterations": trainer.length,
+        "seconds": round(seconds, 1),
+        "result": hooks.evaluation.results if hooks.evaluation else {},
+        "init_checkpoint": cfg.train.init_checkpoint or None,
+        "init_coverage": report.source_share if report else None,
+        "exports": [str(path) for path in hooks.export.paths] if hooks.export else [],
+        "state_sha256": digest,
+        "seed": cfg.train.seed,
+    }
+    write_json(output / "summary.json", summary)

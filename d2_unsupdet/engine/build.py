@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from d2_unsupdet.checkpoint.checkpointer import RunCheckpointer
+from d2_unsupdet.data import catalog
 from d2_unsupdet.engine.activation_checkpoint import checkpoint_blocks
 from d2_unsupdet.engine.config import to_plain
 from d2_unsupdet.engine.ema import ModelEMA
@@ -137,11 +138,19 @@ def build_hooks(
     saves = period("train.checkpointer.period", options.checkpointer.period)
     scores = Evaluation(cfg) if cfg.dataloader.get("test") is not None else None
     main = comm.is_main_process()
-    names, writers = list(options.writers), []
+    writers = []
     if main:
         writers = build_writers(
-            names, output, max_iter=trainer.length, start_iter=start, config=to_plain(cfg)
+            list(options.writers),
+            output,
+            max_iter=trainer.length,
+            start_iter=start,
+            config=to_plain(cfg),
         )
+    pictures = PicturesHook(output, options.pictures)
+    if scores:
+        names = catalog.class_names(cfg.dataloader.test.dataset.names)
+        pictures = PicturesHook(output, options.pictures, scores.loader, names)
     meta = {"method": type(model).__name__, "data": str(cfg.dataloader.train.dataset.names)}
 
     def evaluate() -> dict[str, Any]:
@@ -160,9 +169,7 @@ def build_hooks(
         )
         if scores
         else None,
-        pictures=PicturesHook(output, options.pictures, scores.loader if scores else None)
-        if main and options.pictures
-        else None,
+        pictures=pictures if main and options.pictures else None,
         writers=PeriodicWriter(writers, period=options.log_period) if main else None,
         checkpoint=CheckpointHook(saves, checkpointer),
         export=ExportHook(saves, output, meta) if hasattr(model, "export") else None,

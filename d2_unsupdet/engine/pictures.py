@@ -1,5 +1,6 @@
 """Pictures for the report: what a pretext sees at the start, what a detector finds at the end."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,12 +20,20 @@ class PicturesHook(HookBase):
         output: the run folder.
         count: pictures of each kind.
         evaluated: the test loader of a detector; None for a pretext.
+        class_names: of that data set.
     """
 
     trainer: Trainer
 
-    def __init__(self, output: Path, count: int, evaluated: TestLoader | None) -> None:
-        self.output, self.count, self.evaluated = output, count, evaluated
+    def __init__(
+        self,
+        output: Path,
+        count: int,
+        evaluated: TestLoader | None = None,
+        class_names: Sequence[str] = (),
+    ) -> None:
+        self.output, self.count = output, count
+        self.evaluated, self.class_names = evaluated, class_names
 
     def before_train(self) -> None:
         plan, dataset = self.trainer.loader.plan, self.trainer.loader.dataset
@@ -36,7 +45,7 @@ class PicturesHook(HookBase):
             save_picture(self.output, "views", draw_views(sample), caption)
 
     def after_train(self) -> None:
-        finished = self.trainer.iter >= self.trainer.max_iter
+        finished = self.trainer.iter >= self.trainer.length
         if finished and self.evaluated is not None:
             with seeded("pictures"):
                 self._draw_predictions(self.evaluated)
@@ -53,7 +62,11 @@ class PicturesHook(HookBase):
                 continue
             truth = labelled(dataset.records[index])
             picture = draw_predictions(
-                truth["image"], truth.get("instances"), found["instances"].to("cpu"), names, 0.3
+                truth["image"],
+                truth.get("instances"),
+                found["instances"].to("cpu"),
+                self.class_names,
+                threshold=0.3,
             )
             save_picture(self.output, "predictions", picture, Path(sample["file_name"]).name)
         model.train()

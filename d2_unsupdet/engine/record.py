@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from d2_unsupdet import env
 from d2_unsupdet.analysis.runs import flatten
-from d2_unsupdet.checkpoint.files import atomic_write, write_json
+from d2_unsupdet.checkpoint.files import atomic_write, sha256, write_json
 from d2_unsupdet.checkpoint.report import LoadReport
 from d2_unsupdet.engine.build import Hooks
 from d2_unsupdet.engine.config import dump_config
@@ -89,7 +89,9 @@ def write_summary(
         "result": hooks.evaluation.results if hooks.evaluation else {},
         "init_checkpoint": cfg.train.init_checkpoint or None,
         "init_coverage": report.source_share if report else None,
-        "exports": [str(path) for path in hooks.export.paths] if hooks.export else [],
+        "exports": [{"file": str(p), "sha256": sha256(p)} for p in hooks.export.paths]
+        if hooks.export
+        else [],
         "state_sha256": digest,
         "seed": cfg.train.seed,
     }

@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import io
 import json
+import math
 import time
 from pathlib import Path
 
@@ -118,7 +119,7 @@ def train(model: RetinaNet, data: Images, options: argparse.Namespace, state: Pa
     started = time.perf_counter()
     with EventStorage():
         for step in range(first, options.steps):
-            cosine = 0.5 * (1 + np.cos(np.pi * step / options.steps))
+            cosine = 0.5 * (1 + math.cos(math.pi * step / options.steps))
             for group in optimizer.param_groups:
                 group["lr"] = options.lr * min(1, (step + 1) / 50) * cosine
             rng = generator("difficulty", options.seed, step)

@@ -13,6 +13,8 @@ from d2_unsupdet import env
 from d2_unsupdet.analysis.runs import flatten
 from d2_unsupdet.checkpoint.files import atomic_write, sha256, write_json
 from d2_unsupdet.checkpoint.report import LoadReport
+from d2_unsupdet.data.annotations import report_bad_boxes
+from d2_unsupdet.data.subsets import save_ids
 from d2_unsupdet.engine.build import Hooks
 from d2_unsupdet.engine.config import dump_config
 from d2_unsupdet.engine.schedule import describe
@@ -21,8 +23,9 @@ from d2_unsupdet.engine.trainer import Trainer, unwrap
 logger = logging.getLogger("d2_unsupdet.run")
 
 
-def leave(cfg: DictConfig, output: Path) -> None:
-    """config.yaml (can be passed back as --config-file), environment.json, command.txt."""
+def leave(cfg: DictConfig, output: Path, trainer: Trainer) -> None:
+    """config.yaml (can be passed back as --config-file), environment.json, command.txt; the ids of
+    a label subset, and one line on boxes that training leaves out."""
     path, text = output / "config.yaml", dump_config(cfg)
     if path.exists():
         before, after = (flatten(yaml.safe_load(t)) for t in (path.read_text(), text))
@@ -32,6 +35,10 @@ def leave(cfg: DictConfig, output: Path) -> None:
                 logger.warning("changed: %s %r -> %r", name, before.get(key), after.get(key))
     atomic_write(path, lambda file: file.write(text.encode()))
     write_json(output / "environment.json", env.summary())
+    records, dataset = trainer.loader.dataset.records, cfg.dataloader.train.dataset
+    if dataset.get("subset") is not None:
+        save_ids(output / "subset.json", records, subset=str(dataset.subset))
+    report_bad_boxes(records, str(dataset.names))
     command = shlex.join([Path(sys.executable).name, *sys.argv]) + "\n"
     atomic_write(output / "command.txt", lambda file: file.write(command.encode()))
 

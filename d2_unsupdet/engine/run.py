@@ -102,7 +102,7 @@ def train(plain: dict, options: Mapping[str, Any]) -> None:
     del state
 
     if comm.is_main_process():
-        record.leave(cfg, output)
+        record.leave(cfg, output, trainer)
         record.say_start(cfg, trainer, report)
     hooks = build_hooks(cfg, trainer, checkpointer, start)
     trainer.register_hooks(hooks.in_order())

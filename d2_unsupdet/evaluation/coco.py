@@ -84,6 +84,7 @@ class CocoEvaluator(DatasetEvaluator):
     def reset(self) -> None:
         """Forget all predictions."""
         self._predictions: dict[Any, list[Detection]] = {}
+        self._gives_masks = False  # a model may give masks and find nothing
 
     def process(self, inputs: Iterable[dict[str, Any]], outputs: Iterable[dict[str, Any]]) -> None:
         """Keep the predictions of a batch; the inputs name their images."""
@@ -91,24 +92,26 @@ class CocoEvaluator(DatasetEvaluator):
             found: list[Detection] = []
             if "instances" in output:
                 instances = output["instances"].to("cpu")
+                self._gives_masks |= instances.has("pred_masks")
                 found = instances_to_coco_json(instances, record["image_id"])
             self._predictions[record["image_id"]] = found
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """Scores of everything processed since `reset`; empty on every rank but the first."""
-        parts = [self._predictions]
+        parts = [(self._predictions, self._gives_masks)]
         if self.distributed and comm.get_world_size() > 1:
             comm.synchronize()
-            parts = comm.gather(self._predictions, dst=0)
+            parts = comm.gather(parts[0], dst=0)
             if not comm.is_main_process():
                 return {}
         # A sampler that pads its last batch gives an image to two ranks: it counts once.
-        predictions = {image: found for part in parts for image, found in part.items()}
+        predictions = {image: found for part, _ in parts for image, found in part.items()}
+        gives_masks = any(masks for _, masks in parts)
         detections = self._translate(predictions)
         self._write(detections)
         own = [{**d, "image_id": self.truth.image_ids[d["image_id"]]} for d in detections]
         results: dict[str, dict[str, float]] = OrderedDict()
-        for task in self._scored_tasks(detections):
+        for task in self._scored_tasks(gives_masks):
             curves = score(
                 self.truth,
                 own,
@@ -159,12 +162,11 @@ class CocoEvaluator(DatasetEvaluator):
         text = json.dumps(detections).encode()
         atomic_write(folder / "coco_instances_results.json", lambda file: file.write(text))
 
-    def _scored_tasks(self, detections: list[Detection]) -> list[str]:
+    def _scored_tasks(self, gives_masks: bool) -> list[str]:
         tasks = list(self.tasks or ["bbox"])
-        with_masks = bool(detections) and all("segmentation" in d for d in detections)
-        if self.tasks is None and with_masks:
+        if self.tasks is None and gives_masks:
             tasks.append("segm")
-        if "segm" in tasks and not (self.truth.has_masks and (with_masks or not detections)):
+        if "segm" in tasks and not (self.truth.has_masks and gives_masks):
             who = "predictions" if self.truth.has_masks else f"annotations of {self.dataset_name}"
             logger.warning("The %s hold no masks, so there is no mask AP.", who)
             tasks.remove("segm")

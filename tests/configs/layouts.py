@@ -1,0 +1,107 @@
+"""A few embedded scenes laid out as VOC, COCO, Cityscapes and ImageNet, in their real files."""
+
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+from detectron2.data import detection_utils
+from detectron2.structures import BoxMode, PolygonMasks
+
+from d2_unsupdet.data import get_dataset
+from d2_unsupdet.data.readers.voc import VOC_CLASSES
+
+CITYSCAPES_IDS = (24, 25, 26, 27, 28, 31, 32, 33)  # person .. bicycle in labelIds
+
+
+def scenes(count: int = 4) -> list[dict]:
+    return get_dataset("toy_val", subset=count)
+
+
+def write_voc(root: Path, folder: str, splits: dict[str, list[dict]]) -> None:
+    for split, records in splits.items():
+        lists = root / folder / "ImageSets/Main"
+        for path in (lists, root / folder / "Annotations", root / folder / "JPEGImages"):
+            path.mkdir(parents=True, exist_ok=True)
+        names = []
+        for record in records:
+            name = f"{split}_{record['image_id']}"
+            names.append(name)
+            shutil.copy(record["file_name"], root / folder / "JPEGImages" / f"{name}.jpg")
+            objects = "".join(_voc_object(a) for a in record["annotations"])
+            size = (
+                f"<size><width>{record['width']}</width><height>{record['height']}</height></size>"
+            )
+            xml = f"<annotation>{size}{objects}</annotation>"
+            (root / folder / "Annotations" / f"{name}.xml").write_text(xml)
+        (lists / f"{split}.txt").write_text("\n".join(names) + "\n")
+
+
+def _voc_object(annotation: dict) -> str:
+    x0, y0, x1, y1 = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
+    corners = f"<xmin>{x0 + 1}</xmin><ymin>{y0 + 1}</ymin><xmax>{x1}</xmax><ymax>{y1}</ymax>"
+    name = VOC_CLASSES[annotation["category_id"]]
+    return f"<object><name>{name}</name><difficult>0</difficult><bndbox>{corners}</bndbox></object>"
+
+
+def write_coco(root: Path, splits: dict[str, list[dict]]) -> None:
+    """COCO 2017 with its 80 categories under their ids, which have holes."""
+    from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+
+    things = [c for c in COCO_CATEGORIES if c["isthing"]]
+    (root / "coco/annotations").mkdir(parents=True)
+    for split, records in splits.items():
+        (root / f"coco/{split}").mkdir()
+        content: dict = {
+            "images": [],
+            "annotations": [],
+            "categories": [{"id": c["id"], "name": c["name"]} for c in things],
+        }
+        for record in records:
+            file = f"{record['image_id']}.jpg"
+            shutil.copy(record["file_name"], root / f"coco/{split}" / file)
+            size = {key: record[key] for key in ("width", "height")}
+            content["images"].append({"id": record["image_id"], "file_name": file, **size})
+            for annotation in record["annotations"]:
+                box = annotation["bbox"], annotation["bbox_mode"], BoxMode.XYWH_ABS
+                x, y, w, h = map(float, BoxMode.convert(*box))
+                content["annotations"].append(
+                    {
+                        "id": len(content["annotations"]) + 1,
+                        "image_id": record["image_id"],
+                        "category_id": things[annotation["category_id"]]["id"],
+                        "bbox": [x, y, w, h],
+                        "area": w * h,
+                        "iscrowd": 0,
+                        "segmentation": annotation["segmentation"],
+                    }
+                )
+        path = root / f"coco/annotations/instances_{split}.json"
+        path.write_text(json.dumps(content))
+
+
+def write_cityscapes(root: Path, splits: dict[str, list[dict]]) -> None:
+    for split, records in splits.items():
+        images = root / f"cityscapes/leftImg8bit/{split}/toytown"
+        labels = root / f"cityscapes/gtFine/{split}/toytown"
+        images.mkdir(parents=True), labels.mkdir(parents=True)
+        for number, record in enumerate(records):
+            stem = f"toytown_{number:06d}_000000"
+            cv2.imwrite(str(images / f"{stem}_leftImg8bit.png"), cv2.imread(record["file_name"]))
+            ids = np.full((record["height"], record["width"]), 7, np.uint16)  # road
+            for place, annotation in enumerate(record["annotations"]):
+                mask = detection_utils.BitMasks.from_polygon_masks(
+                    PolygonMasks([annotation["segmentation"]]), *ids.shape
+                )
+                ids[mask.tensor[0].numpy()] = (
+                    CITYSCAPES_IDS[annotation["category_id"]] * 1000 + place
+                )
+            cv2.imwrite(str(labels / f"{stem}_gtFine_instanceIds.png"), ids)
+
+
+def write_imagenet(root: Path, records: list[dict]) -> None:
+    for number, record in enumerate(records):
+        folder = root / f"imagenet/train/n{number % 2:08d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(record["file_name"], folder / f"{number}.JPEG")

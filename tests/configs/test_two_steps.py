@@ -1,0 +1,91 @@
+"""Every architecture on every format it is used with: two steps, evaluated, resumed for a third."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from d2_unsupdet.engine.config import load_config, to_plain
+from d2_unsupdet.engine.run import prepare, train
+from tests.configs import layouts
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+COMMON = ["dataloader.train.num_workers=0", "train.log_period=1", "train.writers=[]"]
+DETECTION = [
+    *COMMON,
+    "dataloader.train.total_batch_size=2",
+    "dataloader.train.mapper.augmentations.0.short_edge_length=[64]",
+    "dataloader.test.mapper.augmentations.0.short_edge_length=64",
+    "dataloader.test.num_workers=0",
+    "train.precise_bn.num_iter=1",
+    "train.pictures=1",
+]
+FPN = ["model.backbone.bottom_up.stages.depth=18"]
+C4 = [
+    "model.backbone.stages.depth=18",
+    "model.roi_heads.batch_size_per_image=8",
+    "model.proposal_generator.post_nms_topk=[20,10]",
+]
+SMALL_ROI = ["model.roi_heads.batch_size_per_image=8"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("datasets")
+    records = layouts.scenes()
+    layouts.write_voc(root, "VOC2007", {"trainval": records[:2], "test": records[2:]})
+    layouts.write_voc(root, "VOC2012", {"trainval": records[:1]})
+    layouts.write_coco(root, {"train2017": records[:2], "val2017": records[2:]})
+    layouts.write_cityscapes(root, {"train": records[:2], "val": records[2:]})
+    layouts.write_imagenet(root, records)
+    return root
+
+
+def run(config: str, output: Path, *overrides: str, resume: bool = False) -> dict:
+    cfg = load_config(str(CONFIGS / config), [*overrides, f"train.output_dir={output}"])
+    train(to_plain(prepare(cfg, resume=resume)), {"resume": resume, "allow_unsafe": False})
+    return json.loads((output / "summary.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "config, options, scores",
+    [
+        ("finetune/voc/faster_rcnn_r50_c4_24k.py", C4, {"bbox", "bbox_coco"}),
+        ("finetune/coco/mask_rcnn_r50_fpn_1x.py", FPN + SMALL_ROI, {"bbox", "segm"}),
+        ("finetune/coco/mask_rcnn_r50_c4_1x.py", C4, {"bbox", "segm"}),
+        ("finetune/coco/retinanet_r50_fpn_1x.py", FPN, {"bbox"}),
+        ("finetune/cityscapes/mask_rcnn_r50_fpn.py", FPN + SMALL_ROI, {"bbox", "segm"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_detectors(config, options, scores, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(data))
+    options = [*DETECTION, *options]
+    if "cityscapes" in config:  # its own scores need a package that is not core
+        options += ["dataloader.evaluator._target_=d2_unsupdet.evaluation.CocoEvaluator"]
+    summary = run(config, tmp_path, *options, "train.max_iter=2")
+    assert set(summary["result"]) == scores
+    again = run(config, tmp_path, *options, "train.max_iter=3", resume=True)
+    assert again["iterations"] == 3 and again["state_sha256"] != summary["state_sha256"]
+    lines = (tmp_path / "metrics.json").read_text().splitlines()
+    assert [json.loads(line)["iteration"] for line in lines] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "names",
+    ["imagenet_train", "coco_2017_train", "voc_2007_trainval", "folder:cityscapes/leftImg8bit"],
+)
+def test_pretexts(names, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(data))
+    options = [
+        *COMMON,
+        "dataloader.train.total_batch_size=2",
+        "dataloader.train.mapper.size=32",
+        "model.queue_size=8",
+        f"dataloader.train.dataset.names={names}",
+    ]
+    summary = run("pretrain/moco_v2/folder_r18.py", tmp_path, *options, "train.max_iter=2")
+    assert summary["kind"] == "pretrain" and len(summary["exports"]) == 2
+    assert run(
+        "pretrain/moco_v2/folder_r18.py", tmp_path, *options, "train.max_iter=3", resume=True
+    )

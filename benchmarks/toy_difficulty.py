@@ -91,7 +91,7 @@ def _heads(classes: int) -> StandardROIHeads:
         proposal_matcher=Matcher([0.5], [0, 1]),
         box_in_features=["p2", "p3"],
         # boxes under 64 pixels are read from stride 4, the others from stride 8
-        box_pooler=ROIPooler(7, [1 / 4, 1 / 8], 0, "ROIAlignV2", canonical_box_size=128),
+        box_pooler=ROIPooler(7, [1 / 4, 1 / 8], 2, "ROIAlignV2", canonical_box_size=128),
         box_head=head,
         box_predictor=FastRCNNOutputLayers(
             head.output_shape,

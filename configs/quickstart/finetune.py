@@ -31,3 +31,4 @@ train.clip_grad_norm = 1.0
 train.eval_period = 100
 train.checkpointer.period = 100
 train.log_period = 20
+train.channels_last = True

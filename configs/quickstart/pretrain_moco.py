@@ -17,3 +17,4 @@ train.output_dir = "output/quickstart/pretrain"
 train.max_iter = 600
 train.checkpointer.period = 200
 train.log_period = 20
+train.channels_last = True

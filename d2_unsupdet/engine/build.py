@@ -37,7 +37,8 @@ def build_model(cfg: DictConfig) -> nn.Module:
     device = cfg.train.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = instantiate(cfg.model).to(device)
+    order = torch.channels_last if cfg.train.channels_last else torch.preserve_format
+    model = instantiate(cfg.model).to(device, memory_format=order)
     if cfg.train.sync_bn:
         model = use_sync_bn(model)
     model = resolve_sync_bn(model)

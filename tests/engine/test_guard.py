@@ -1,4 +1,4 @@
-"""A loss that is not finite on one rank of two ends both, in seconds, with the weights as they were."""
+"""A loss that is not finite on one rank of two ends both, in seconds, weights as they were."""
 
 import time
 from pathlib import Path

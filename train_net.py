@@ -13,8 +13,8 @@ Without CUDA, --num-gpus starts that many CPU processes.
 import argparse
 import os
 
-# Before torch is imported: OpenMP threads that wait must sleep. Spinning, they take the core from the
-# loading workers and from the very threads they wait for; a busy machine gets 15 times slower.
+# Before torch is imported: OpenMP threads that wait must sleep. Spinning, they take the cores from
+# the loading workers and from the very threads they wait for: a busy machine gets 15 times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from d2_unsupdet.cli import run_tool  # noqa: E402 (see above)

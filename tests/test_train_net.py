@@ -231,7 +231,10 @@ def test_finetune_evaluates_and_eval_only_repeats_the_score(whole, tmp_path):
         ([PRETRAIN, "train.max_itre=3"], "Unknown config key 'train.max_itre'"),
         ([PRETRAIN, "dataloader.train.dataset.names=coco_2017_trian"], "coco_2017_train"),
         ([PRETRAIN, "dataloader.train.dataset.names=coco_2017_train"], "annotations/"),
-        ([FINETUNE, "model.num_classes=20"], "model.num_classes=20 contradicts data set"),
+        (
+            [FINETUNE, "model.roi_heads.num_classes=20"],
+            "model.roi_heads.num_classes=20 contradicts data set",
+        ),
         ([FINETUNE, "train.init_checkpoint=no/such/file.pth"], "no/such/file.pth"),
         ([PRETRAIN, "--eval-only"], "--eval-only needs dataloader.test"),
         ([PRETRAIN, "--num-gpus", "3"], "total_batch_size=64 cannot be shared by 3"),

@@ -1,4 +1,4 @@
-# RetinaNet on 50 labelled embedded images; train.init_checkpoint= takes pretrained weights.
+# Faster R-CNN on 50 labelled embedded images; train.init_checkpoint= takes pretrained weights.
 from detectron2.config import LazyCall as L
 from detectron2.data import transforms as T
 
@@ -6,14 +6,15 @@ from ..common.data.detection import detection
 from ..common.optim import AdamW as optimizer
 from ..common.schedule import cosine
 from ..common.train import train
-from .models import retinanet as model
+from .models import faster_rcnn as model
 
 dataloader = detection(
-    "toy_train", "toy_val", batch=16, short_edges=[96], max_size=96, test_edge=96
+    "toy_train", "toy_val", batch=16, short_edges=[128], max_size=128, test_edge=128
 )
 dataloader.train.dataset.subset = 50
 dataloader.train.mapper.augmentations += [
     L(T.RandomFlip)(horizontal=False, vertical=True),
+    L(T.RandomRotation)(angle=[0, 90], sample_style="choice"),
     L(T.RandomBrightness)(intensity_min=0.7, intensity_max=1.3),
     L(T.RandomContrast)(intensity_min=0.7, intensity_max=1.3),
 ]
@@ -26,9 +27,9 @@ optimizer.lr = 1e-3
 lr_multiplier = cosine(warmup=0.05)
 
 train.output_dir = "output/quickstart/finetune"
-train.max_iter = 300
-train.clip_grad_norm = 1.0
-train.eval_period = 100
-train.checkpointer.period = 100
+train.max_iter = 500
+train.clip_grad_norm = 5.0
+train.eval_period = 250
+train.checkpointer.period = 250
 train.log_period = 20
 train.channels_last = True

@@ -1,16 +1,12 @@
-# A ResNet and a RetinaNet that two CPU cores train in minutes: half of ResNet-18's width, one block
-# a stage (1.2 M parameters), 96-pixel images.
+# A ResNet and a Faster R-CNN that two CPU cores train in minutes: half of ResNet-18's width, one
+# block a stage (1.2 M parameters), 128-pixel images.
 from detectron2.config import LazyCall as L
-from detectron2.layers import ShapeSpec
-from detectron2.modeling import RetinaNet
-from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
-from detectron2.modeling.backbone import FPN, BasicStem, ResNet
+from detectron2.modeling.backbone import BasicStem, ResNet
 from detectron2.modeling.backbone.resnet import BasicBlock
-from detectron2.modeling.box_regression import Box2BoxTransform
-from detectron2.modeling.matcher import Matcher
-from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 
-from d2_unsupdet.pretext.moco_v2 import IMAGENET_MEAN, IMAGENET_STD, MoCoV2
+from ..common.models.mask_rcnn_fpn import model as faster_rcnn
+from ..common.models.moco_v2 import model as moco
+from ..common.models.rpn import rpn
 
 WIDTHS = (32, 64, 128, 256)  # res2 .. res5
 
@@ -34,41 +30,31 @@ def resnet(out_features):
     )
 
 
-moco = L(MoCoV2)(
-    backbone=resnet(["res5"]),
-    queue_size=1024,  # below the 2,000 images, so that few negatives are the image itself
-    momentum=0.99,  # 0.999 hardly moves in a few hundred steps
-)
+moco.backbone = resnet(["res5"])
+moco.queue_size = 1024  # below the 2,000 images, so that few negatives are the image itself
+moco.momentum = 0.99  # 0.999 hardly moves in a few hundred steps
 
-CHANNELS = 96
-retinanet = L(RetinaNet)(
-    backbone=L(FPN)(
-        bottom_up=resnet(["res3", "res4", "res5"]),
-        in_features=["res3", "res4", "res5"],
-        out_channels=CHANNELS,
-        norm="BN",
-    ),
-    head=L(RetinaNetHead)(
-        input_shape=[L(ShapeSpec)(channels=CHANNELS)] * 3,
-        num_classes="${..num_classes}",
-        conv_dims=[CHANNELS, CHANNELS],
-        prior_prob=0.01,
-        num_anchors=6,
-    ),
-    anchor_generator=L(DefaultAnchorGenerator)(
-        # Two sizes a level, 12 to 68 pixels; objects have 3-60 % of 96 pixels.
-        sizes=[[s, s * 2**0.5] for s in (12, 24, 48)],
-        aspect_ratios=[0.5, 1.0, 2.0],
-        strides=[8, 16, 32],
-        offset=0.0,
-    ),
-    box2box_transform=L(Box2BoxTransform)(weights=[1.0, 1.0, 1.0, 1.0]),
-    anchor_matcher=L(Matcher)(
-        thresholds=[0.4, 0.5], labels=[0, -1, 1], allow_low_quality_matches=True
-    ),
-    head_in_features=["p3", "p4", "p5"],
-    num_classes="auto",
-    pixel_mean=list(IMAGENET_MEAN),
-    pixel_std=list(IMAGENET_STD),
-    input_format="RGB",
+# Mask R-CNN FPN of the full-size recipes, smaller and without masks.
+faster_rcnn.backbone.bottom_up = resnet(["res2", "res3", "res4", "res5"])
+faster_rcnn.backbone.out_channels = 64
+faster_rcnn.proposal_generator = rpn(
+    in_features=["p3", "p4", "p5"],
+    in_channels="${...backbone.out_channels}",
+    sizes=[[s, s * 2**0.5] for s in (8, 20, 44)],  # objects have 4 to 77 of 128 pixels
+    strides=[8, 16, 32],
+    pre_nms_topk=[200, 200],
+    post_nms_topk=[60, 60],
 )
+faster_rcnn.proposal_generator.batch_size_per_image = 64
+heads = faster_rcnn.roi_heads
+heads.batch_size_per_image = 32
+heads.positive_fraction = 0.5
+heads.box_in_features = ["p2", "p3"]
+heads.box_pooler.scales = [1 / 4, 1 / 8]
+heads.box_pooler.canonical_box_size = 128  # boxes under 64 pixels are read from stride 4
+heads.box_pooler.sampling_ratio = 2
+heads.box_head.conv_dims = [64]
+heads.box_head.fc_dims = [128, 128]
+heads.box_predictor.test_score_thresh = 0.02
+for part in ("mask_in_features", "mask_pooler", "mask_head"):
+    del heads[part]

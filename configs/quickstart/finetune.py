@@ -2,6 +2,9 @@
 from detectron2.config import LazyCall as L
 from detectron2.data import transforms as T
 
+from d2_unsupdet.data import RandomPhotometric
+from d2_unsupdet.data.photometric import Photometric
+
 from ..common.data.detection import detection
 from ..common.optim import AdamW as optimizer
 from ..common.schedule import cosine
@@ -15,8 +18,8 @@ dataloader.train.dataset.subset = 50
 dataloader.train.mapper.augmentations += [
     L(T.RandomFlip)(horizontal=False, vertical=True),
     L(T.RandomRotation)(angle=[0, 90], sample_style="choice"),
-    L(T.RandomBrightness)(intensity_min=0.7, intensity_max=1.3),
-    L(T.RandomContrast)(intensity_min=0.7, intensity_max=1.3),
+    # Fifty images have few colours: without this the detector learns them by heart.
+    L(RandomPhotometric)(photometric=L(Photometric)(hue=0.5, grayscale=0.1, blur=0.0)),
 ]
 dataloader.train.num_workers = 2
 dataloader.train.aspect_ratio_grouping = False  # all images are square

@@ -4,6 +4,7 @@ from d2_unsupdet.availability import require_detectron2
 
 require_detectron2()
 
+from d2_unsupdet.data.augmentations import RandomPhotometric
 from d2_unsupdet.data.catalog import get_dataset
 from d2_unsupdet.data.loader import TrainLoader, build_test_loader, build_train_loader
 from d2_unsupdet.data.mappers import DetectionMapper, PairedViewMapper
@@ -14,6 +15,7 @@ __all__ = [
     "DetectionMapper",
     "PairedViewMapper",
     "Position",
+    "RandomPhotometric",
     "TrainLoader",
     "build_test_loader",
     "build_train_loader",

@@ -10,6 +10,7 @@ size is the route, not a result: see docs/results.md for measured comparisons.
 
 import argparse
 import json
+import math
 import shlex
 import shutil
 import subprocess
@@ -19,7 +20,8 @@ from pathlib import Path
 
 from d2_unsupdet.cli import run_tool
 from d2_unsupdet.data import catalog
-from d2_unsupdet.engine.config import load_config
+from d2_unsupdet.engine.config import SECTIONS, load_config
+from d2_unsupdet.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs" / "quickstart"
@@ -34,8 +36,9 @@ def run(*arguments: str) -> None:
 
 
 def train(config: str, output: Path, *overrides: str) -> None:
+    check_replaceable(output)
     if output.exists():
-        shutil.rmtree(output)  # only what an earlier quickstart left
+        shutil.rmtree(output)
     run(
         "train_net.py",
         "--config-file",
@@ -43,6 +46,19 @@ def train(config: str, output: Path, *overrides: str) -> None:
         f"train.output_dir={output}",
         *overrides,
     )
+
+
+def check_replaceable(folder: Path) -> None:
+    """Only what an earlier run left may be deleted; it is known by its saved config."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    saved = folder / "config.yaml"
+    text = saved.read_text(errors="replace") if saved.is_file() else ""
+    if not all(f"\n{section}:" in f"\n{text}" for section in SECTIONS):
+        raise UserError(
+            f"'{folder}' is not a run of this project (it has no config.yaml of one) and stays as "
+            "it is; choose another --output, or delete it."
+        )
 
 
 def shortened(config: str, factor: float) -> list[str]:
@@ -63,12 +79,16 @@ def main() -> None:
     args = parser.parse_args()
     begin = time.monotonic()
     output = args.output.resolve()
+    if not 0 < args.steps < math.inf:
+        raise UserError(f"--steps={args.steps} is not a positive number, such as 0.5.")
     source = "toy_unlabeled"
     if args.data:
         source = f"folder:{Path(args.data).resolve()}"
         catalog.check(source)
 
     pretrain, finetune, scratch = (output / n for n in ("pretrain", "finetune", "scratch"))
+    for folder in (pretrain, finetune, scratch):
+        check_replaceable(folder)
     names = f"dataloader.train.dataset.names={source}"
     weights = f"train.init_checkpoint={pretrain / 'export.safetensors'}"
     train("pretrain_moco.py", pretrain, names, *shortened("pretrain_moco.py", args.steps))

@@ -1,15 +1,47 @@
-"""What can fail on bad input fails here, as one sentence, before any process starts work."""
+"""What can fail on bad input fails here, as one sentence, before any process starts work.
 
+The defaults of `train` are its schema: a value must be of the kind of its default.
+"""
+
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from omegaconf import DictConfig
+import torch
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from d2_unsupdet.checkpoint.files import check_exists
 from d2_unsupdet.data import catalog
 from d2_unsupdet.engine.config import nodes, resolve_class_count
+from d2_unsupdet.engine.defaults import TRAIN
 from d2_unsupdet.engine.schedule import to_iterations
 from d2_unsupdet.engine.trainer import AMP_DTYPES
+from d2_unsupdet.engine.yaml_config import check_classes
 from d2_unsupdet.errors import UserError
+
+INFINITY = float("inf")
+
+# Steps, epochs or images; a period of 0 means never.
+LENGTHS = {"train.max_iter", "train.eval_period", "train.checkpointer.period"}
+
+# The smallest and the largest value; every other number may be 0 or more.
+RANGES: dict[str, tuple[float, float]] = {
+    "train.accumulate": (1, INFINITY),
+    "train.log_period": (1, INFINITY),
+    "train.precise_bn.num_iter": (1, INFINITY),
+    "train.init.min_coverage": (0, 1),
+    "train.ema.decay": (0, 1),
+    "train.max_bad_images": (0, 1),
+    "dataloader.train.total_batch_size": (1, INFINITY),
+}
+_KINDS: list[tuple[type | tuple[type, ...], str]] = [
+    (bool, "true or false"),
+    (int, "a whole number"),
+    (float, "a number"),
+    (str, "text"),
+    ((list, ListConfig), "a list"),
+    (Mapping, "a section"),
+]
 
 
 def prepare(
@@ -17,29 +49,91 @@ def prepare(
 ) -> DictConfig:
     """Check the config against the data, the disk and the machine; fill in what the data knows."""
     loaders = cfg.dataloader
+    _check_section(cfg.train, TRAIN, "train")
+    _check_device(cfg.train.device)
+    if cfg.train.amp.dtype not in AMP_DTYPES:
+        raise UserError(f"train.amp.dtype='{cfg.train.amp.dtype}' is not one of bf16, fp16.")
     if eval_only and loaders.get("test") is None:
         raise UserError("--eval-only needs dataloader.test; a pretraining config has none.")
+    if not eval_only and loaders.get("train") is None:
+        raise UserError("Training needs dataloader.train; only --eval-only goes without.")
     used = ["test"] if eval_only else [p for p in ("train", "test") if loaders.get(p) is not None]
     names = [n for part in used for n in catalog.split_names(loaders[part].dataset.names)]
     catalog.check(names)
     if any("num_classes" in node for _, node in nodes(cfg.model)):
         resolve_class_count(cfg, catalog.class_names(names), ", ".join(names))
-    if cfg.train.init_checkpoint:
-        check_exists(Path(cfg.train.init_checkpoint))
-    if cfg.train.amp.enabled and cfg.train.amp.dtype not in AMP_DTYPES:
-        raise UserError(f"train.amp.dtype='{cfg.train.amp.dtype}' is not one of bf16, fp16.")
+    if "cfg_text" in cfg.model:
+        check_classes(cfg.model.cfg_text, names)
+    _check_initial(cfg.train.init_checkpoint)
     if not eval_only:
         _check_training(cfg, resume, processes)
     return cfg
 
 
-def _check_training(cfg: DictConfig, resume: bool, processes: int) -> None:
-    tag = Path(cfg.train.output_dir) / "last_checkpoint"
-    if tag.exists() and not resume:
+def _check_section(section: Any, defaults: Mapping[str, Any], path: str) -> None:
+    for name, default in defaults.items():
+        key = f"{path}.{name}"
+        if OmegaConf.is_missing(section, name) or name not in section:
+            raise UserError(f"{key} has no value; its default is {default!r}.")
+        value = section[name]
+        if key in LENGTHS:
+            if value != 0 or key == "train.max_iter" or isinstance(value, bool):
+                to_iterations(value, size=1, batch=1, key=key)
+        elif default is None:
+            if value is not None:
+                check_value(key, value, "")
+        else:
+            check_value(key, value, default)
+            if isinstance(default, Mapping):
+                _check_section(value, default, key)
+
+
+def check_value(key: str, value: Any, like: Any) -> None:
+    """Refuse a value that is not of the kind of `like`, or a number out of its range."""
+    types, kind = next((types, kind) for types, kind in _KINDS if isinstance(like, types))
+    if types is float:
+        types = (int, float)
+    wrong = isinstance(value, bool) and types is not bool
+    if wrong or not isinstance(value, types):
+        if isinstance(like, Mapping):
+            raise UserError(f"{key}={value!r} is not a section with {', '.join(like)}.")
+        raise UserError(f"{key}={value!r} is not {kind}; write for example {like!r}.")
+    if isinstance(value, (int, float)):
+        low, high = RANGES.get(key, (0, INFINITY))
+        if not low <= value <= high or value == INFINITY:
+            limits = f"at least {low}" if high == INFINITY else f"from {low} to {high}"
+            raise UserError(f"{key}={value!r} is out of range: it must be {limits}.")
+
+
+def _check_device(name: str) -> None:
+    if name == "auto":
+        return
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"train.device='{name}' is no device; use auto, cpu or cuda.") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(
-            f"'{cfg.train.output_dir}' already holds a run ({tag.read_text().strip()}); go on with "
-            "--resume, or choose another train.output_dir."
+            f"train.device='{name}': PyTorch finds {torch.cuda.device_count()} CUDA device(s) "
+            "here; use auto or cpu."
         )
+
+
+def _check_initial(path: str) -> None:
+    if "://" in path:
+        raise UserError(
+            f"train.init_checkpoint='{path}' is a URL; nothing is downloaded here: fetch the file "
+            "and pass its path."
+        )
+    if path:
+        check_exists(Path(path))
+
+
+def _check_training(cfg: DictConfig, resume: bool, processes: int) -> None:
+    if not resume:
+        _check_fresh(Path(cfg.train.output_dir))
+    _check_numbers(cfg.dataloader.train, "dataloader.train", total_batch_size=16, num_workers=4)
+    _check_numbers(cfg.optimizer, "optimizer", lr=0.02, weight_decay=0.0001, momentum=0.9)
     batch = cfg.dataloader.train.total_batch_size
     parts = processes * cfg.train.accumulate
     if batch % parts:
@@ -47,4 +141,27 @@ def _check_training(cfg: DictConfig, resume: bool, processes: int) -> None:
             f"dataloader.train.total_batch_size={batch} cannot be shared by {processes} "
             f"process(es) in {cfg.train.accumulate} micro-batch(es); use a multiple of {parts}."
         )
-    to_iterations(cfg.train.max_iter, size=1, batch=batch)
+    queue = cfg.model.get("queue_size")
+    if queue is not None and queue < batch:
+        raise UserError(
+            f"model.queue_size={queue} is smaller than dataloader.train.total_batch_size={batch}; "
+            "a step must fit into the queue."
+        )
+
+
+def _check_fresh(output: Path) -> None:
+    """A checkpoint without the tag that names it is still a run that must not be overwritten."""
+    found = sorted(output.glob("model_*.pth"))
+    tag = output / "last_checkpoint"
+    if tag.exists() or found:
+        name = tag.read_text().strip() if tag.exists() else found[-1].name
+        raise UserError(
+            f"'{output}' already holds a run ({name}); go on with --resume, or choose another "
+            "train.output_dir."
+        )
+
+
+def _check_numbers(node: DictConfig, path: str, **examples: float) -> None:
+    for name, like in examples.items():
+        if node.get(name) is not None:
+            check_value(f"{path}.{name}", node[name], like)

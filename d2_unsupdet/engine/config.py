@@ -1,12 +1,13 @@
 """Configs in Detectron2's lazy shape, with the checks it lacks.
 
 `.py` files are LazyConfigs. A run saves its resolved config as plain YAML, which loads safely and
-can be passed back as `--config-file`. An override must name a key that exists or a parameter of the
-`_target_`; Detectron2 v0.6 would add anything else in silence.
+can be passed back as `--config-file`. A key, of a file or an override, must be one that a run knows
+or a parameter of the `_target_`; Detectron2 v0.6 would add anything else in silence.
 """
 
 import inspect
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from d2_unsupdet.engine.defaults import TRAIN
 from d2_unsupdet.errors import UserError, nearest
 
 SECTIONS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
@@ -47,9 +49,17 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> DictConfig:
     missing = [name for name in SECTIONS if name not in cfg]
     if missing:
         raise UserError(f"Config file '{path}' does not define {', '.join(missing)}.")
+    if not isinstance(cfg.train, DictConfig):
+        raise UserError(f"Config file '{path}': train is a section, not {cfg.train!r}.")
+    try:
+        check_names(cfg)
+    except UserError as error:
+        raise UserError(f"Config file '{path}': {error}") from error
+    cfg.train = OmegaConf.merge(TRAIN, cfg.train)  # a file names what it changes
     recipe = cfg.train.max_iter
     for override in overrides:
         apply_override(cfg, override)
+    check_names(cfg)  # an override can be a whole section
     # The recipe's own length, for the message that says a shorter run scales the schedule.
     cfg.train.recipe_length = cfg.train.get("recipe_length") or recipe
     return cfg
@@ -58,8 +68,17 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> DictConfig:
 def _load_python(file: Path) -> DictConfig:
     try:
         cfg = LazyConfig.load(str(file))
-    except (SyntaxError, ImportError, KeyError, NameError) as error:
-        raise UserError(f"Config file '{file}' cannot be read: {error}.") from error
+    except UserError:
+        raise
+    except Exception as error:  # the file is a program: it can raise anything
+        lines = [
+            f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)
+        ]
+        where = f" (line {lines[-1]})" if lines else ""
+        message = str(error).strip().splitlines() or [""]
+        raise UserError(
+            f"Config file '{file}' cannot be read: {type(error).__name__}{where}: {message[0]}."
+        ) from error
     return DictConfig(
         {k: v for k, v in cfg.items() if k in SECTIONS}, flags={"allow_objects": True}
     )
@@ -109,7 +128,8 @@ def check_key(cfg: DictConfig, key: str) -> None:
             if part in node:
                 node = node[part] if OmegaConf.is_missing(node, part) is False else None
                 continue
-            valid = set(map(str, node.keys())) - {"_target_"} | _parameters(node)
+            accepted = _parameters(node) or set()
+            valid = set(map(str, node.keys())) - {"_target_"} | accepted
             if "**" in valid or (part in valid and depth == len(parts) - 1):
                 return
             raise UserError(
@@ -119,16 +139,45 @@ def check_key(cfg: DictConfig, key: str) -> None:
             raise UserError(f"Unknown config key '{key}': {where} is a value, not a section.")
 
 
-def _parameters(node: DictConfig) -> set[str]:
-    """What the node's target can be called with; '**' stands for any keyword."""
+def check_names(cfg: DictConfig) -> None:
+    """Raise a sentence with the nearest valid name for a key that nothing would read.
+
+    `train` is compared with the defaults, a node with the signature of its `_target_`.
+    """
+    _check_section(cfg.train, {**TRAIN, "recipe_length": None}, "train")
+    for path, node in nodes(cfg):
+        accepted = _parameters(node, path)
+        if accepted is None or "**" in accepted:
+            continue
+        for key in map(str, node.keys()):
+            if key != "_target_" and key not in accepted:
+                raise UserError(f"{path} has no '{key}'.{nearest(key, accepted)}")
+
+
+def _check_section(section: Any, known: Mapping[str, Any], path: str) -> None:
+    if not isinstance(section, DictConfig):
+        return  # a wrong value, not a wrong name
+    for key in map(str, section.keys()):
+        if key not in known:
+            raise UserError(f"{path} has no '{key}'.{nearest(key, known)}")
+        if isinstance(known[key], Mapping):
+            _check_section(section[key], known[key], f"{path}.{key}")
+
+
+def _parameters(node: DictConfig, path: str = "a node") -> set[str] | None:
+    """What the node's target can be called with; '**' stands for any keyword, None for unknown."""
     if "_target_" not in node:
-        return set()
+        return None
     target = node["_target_"]
-    target = locate(target) if isinstance(target, str) else target
+    if isinstance(target, str):
+        try:
+            target = locate(target)
+        except Exception as error:  # an import runs code, which can raise anything
+            raise UserError(f"{path}._target_='{target}' cannot be imported: {error}.") from error
     try:
         signature = inspect.signature(target)
     except (TypeError, ValueError):
-        return set()
+        return None
     parameters = list(signature.parameters.values())
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
         return {"**"}

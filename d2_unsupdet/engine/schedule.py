@@ -1,5 +1,6 @@
 """Run lengths in iterations, epochs or images, and the learning rate as a function of progress."""
 
+import math
 import re
 from collections.abc import Callable
 
@@ -8,7 +9,7 @@ from d2_unsupdet.errors import UserError
 Length = int | str
 Multiplier = Callable[[float], float]  # progress in [0, 1] -> factor on the base learning rate
 
-_PATTERN = re.compile(r"\s*([0-9.]+(?:e[0-9]+)?)\s*(epochs?|images?|iterations?)?\s*")
+_PATTERN = re.compile(r"\s*((?:\d+\.?\d*|\.\d+)(?:e\+?\d+)?)\s*(epochs?|images?|iterations?)?\s*")
 
 
 def to_iterations(length: Length, *, size: int, batch: int, key: str = "train.max_iter") -> int:
@@ -20,8 +21,8 @@ def to_iterations(length: Length, *, size: int, batch: int, key: str = "train.ma
         batch: images an optimizer step sees.
         key: the config key, for the error message.
     """
-    match = _PATTERN.fullmatch(str(length))
-    if match is None:
+    match = None if isinstance(length, bool) else _PATTERN.fullmatch(str(length))
+    if match is None or not 0 < float(match[1]) < math.inf:
         raise UserError(
             f"{key}={length!r} is no length; write 90000, '200 epochs' or '1000000 images'."
         )

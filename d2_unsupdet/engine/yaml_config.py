@@ -30,11 +30,29 @@ from d2_unsupdet.data import (
 )
 from d2_unsupdet.engine.defaults import TRAIN
 from d2_unsupdet.engine.optim import parameter_groups
+from d2_unsupdet.engine.schedule import to_iterations
 from d2_unsupdet.errors import UserError, nearest
 from d2_unsupdet.evaluation import build_evaluator
 
-# Where each of Detectron2's architectures keeps its class count.
-CLASS_KEYS = {"RetinaNet": "RETINANET", "GeneralizedRCNN": "ROI_HEADS"}
+# Where each of Detectron2's architectures keeps its class count, and of which classes.
+CLASS_KEYS = {
+    "RetinaNet": ("RETINANET", "thing"),
+    "GeneralizedRCNN": ("ROI_HEADS", "thing"),
+    "PanopticFPN": ("ROI_HEADS", "thing"),
+    "SemanticSegmentor": ("SEM_SEG_HEAD", "stuff"),
+}
+
+# Keys that Detectron2's own trainer reads and this engine does not.
+UNREAD = (
+    "SOLVER.BIAS_LR_FACTOR",
+    "SOLVER.CLIP_GRADIENTS.NORM_TYPE",
+    "SOLVER.REFERENCE_WORLD_SIZE",
+    "DATALOADER.SAMPLER_TRAIN",
+    "TEST.AUG.ENABLED",
+    "VIS_PERIOD",
+    "MODEL.LOAD_PROPOSALS",
+    "MODEL.KEYPOINT_ON",
+)
 
 
 def model_from_yaml(cfg_text: str) -> nn.Module:
@@ -107,9 +125,9 @@ def _check_key(cfg: CfgNode, key: str) -> None:
 def to_lazy(cfg: CfgNode) -> DictConfig:
     """Translate what the engine owns: data, optimizer, schedule, run settings."""
     solver = cfg.SOLVER
-    pretext = hasattr(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), "export")
-    if not pretext:
-        _check_classes(cfg)
+    _check_unread(cfg)
+    to_iterations(solver.MAX_ITER, size=1, batch=1, key="SOLVER.MAX_ITER")
+    pretext = hasattr(_architecture(cfg.MODEL.META_ARCHITECTURE), "export")
     content = {
         "model": L(model_from_yaml)(cfg_text=cfg.dump()),
         "dataloader": _paired(cfg) if pretext else _detection(cfg),
@@ -131,17 +149,45 @@ def to_lazy(cfg: CfgNode) -> DictConfig:
     return DictConfig(content, flags={"allow_objects": True})
 
 
-def _check_classes(cfg: CfgNode) -> None:
-    section = CLASS_KEYS.get(cfg.MODEL.META_ARCHITECTURE)
-    names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
-    if section is None or not names:
+def _architecture(name: str) -> type[nn.Module]:
+    if name not in META_ARCH_REGISTRY:
+        known = [found for found, _ in META_ARCH_REGISTRY]
+        raise UserError(f"MODEL.META_ARCHITECTURE='{name}' is not known.{nearest(name, known)}")
+    return META_ARCH_REGISTRY.get(name)
+
+
+def _check_unread(cfg: CfgNode) -> None:
+    defaults = get_cfg()
+    for key in UNREAD:
+        value, default = _value(cfg, key), _value(defaults, key)
+        if value != default:
+            raise UserError(f"{key}={value!r} has no effect here; leave it at {default!r}.")
+
+
+def _value(cfg: CfgNode, key: str) -> Any:
+    """None where this version of Detectron2 does not have the key."""
+    node: Any = cfg
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, CfgNode) else None
+    return node
+
+
+def check_classes(cfg_text: str, names: Sequence[str]) -> None:
+    """Refuse a class count that is not the data's; for architectures of Detectron2's own.
+
+    Args:
+        cfg_text: a dumped CfgNode.
+        names: the data sets that the run uses, whatever the CfgNode says.
+    """
+    model = _parse(cfg_text).MODEL
+    section, kind = CLASS_KEYS.get(model.META_ARCHITECTURE, (None, None))
+    if section is None:
         return
-    classes = catalog.class_names(names)
-    count = cfg.MODEL[section].NUM_CLASSES
+    classes, count = catalog.class_names(names, kind), model[section].NUM_CLASSES
     if count != len(classes):
         raise UserError(
-            f"MODEL.{section}.NUM_CLASSES={count} contradicts data set '{names[0]}', which has "
-            f"{len(classes)} classes."
+            f"MODEL.{section}.NUM_CLASSES={count} contradicts data set '{', '.join(names)}', which "
+            f"has {len(classes)} classes."
         )
 
 
@@ -185,6 +231,8 @@ def _train(cfg: CfgNode) -> dict[str, Any]:
         "max_iter": cfg.SOLVER.MAX_ITER,
         "recipe_length": cfg.SOLVER.MAX_ITER,
         "seed": max(0, cfg.SEED),
+        "device": "auto" if cfg.MODEL.DEVICE == "cuda" else cfg.MODEL.DEVICE,
+        "cudnn_benchmark": cfg.CUDNN_BENCHMARK,
         "amp": {"enabled": cfg.SOLVER.AMP.ENABLED, "dtype": "fp16"},
         "clip_grad_norm": clip.CLIP_VALUE if clip.ENABLED else 0.0,
         "eval_period": cfg.TEST.EVAL_PERIOD,

@@ -136,3 +136,54 @@ def test_lazy_calls_of_functions_and_classmethods_survive():
     cfg = L(ResNet.make_default_stages)(depth=18)
     back = OmegaConf.create(to_plain(cfg))
     assert len(instantiate(back)) == 4
+
+
+@pytest.mark.parametrize(
+    "line, sentence",
+    [
+        ("train.acumulate = 4", r"train has no 'acumulate'. Did you mean 'accumulate'\?"),
+        ("train.amp.enable = True", r"train.amp has no 'enable'. Did you mean 'enabled'\?"),
+        ("model.kernelsize = 3", r"model has no 'kernelsize'. Did you mean 'kernel_size'\?"),
+        ("model._target_ = 'torch.nn.Konv2d'", "model._target_='torch.nn.Konv2d' cannot be"),
+    ],
+)
+def test_an_unknown_key_in_a_file_is_a_sentence(recipe, tmp_path, line, sentence):
+    saved = tmp_path / "config.yaml"
+    saved.write_text(dump_config(load_config(str(recipe))))
+    key, value = line.split(" = ")
+    plain = OmegaConf.create(yaml.safe_load(saved.read_text()))
+    OmegaConf.update(plain, key, yaml.safe_load(value))
+    saved.write_text(OmegaConf.to_yaml(plain))
+    recipe.write_text(RECIPE.replace("train = dict", "train = DictConfig(dict").rstrip() + ")\n")
+    recipe.write_text("from omegaconf import DictConfig\n" + recipe.read_text() + line + "\n")
+    for file in (recipe, saved):
+        with pytest.raises(UserError, match=f"Config file '{file}': {sentence}"):
+            load_config(str(file))
+
+
+def test_a_section_given_whole_is_looked_through_and_the_rest_has_defaults(recipe):
+    with pytest.raises(UserError, match="train.amp has no 'enable'"):
+        load_config(str(recipe), ["train.amp={enable:true}"])
+    cfg = load_config(str(recipe), ["train.ema.enabled=true"])
+    assert (cfg.train.amp.dtype, cfg.train.ema.enabled, cfg.train.ema.decay) == (
+        "bf16",
+        True,
+        0.9998,
+    )
+    assert cfg.train.max_iter == "12 epochs"
+
+
+@pytest.mark.parametrize(
+    "line, sentence",
+    [
+        ("model.a.b.c = 1", r"cannot be read: ConfigAttributeError \(line 10\): Missing key a"),
+        ("train.max_iter = 1", r"cannot be read: AttributeError \(line 10\): 'dict' object has no"),
+        ("train['max_iter'] += 1", r"cannot be read: TypeError \(line 10\): can only concatenate"),
+        ("1 / 0", r"cannot be read: ZeroDivisionError \(line 10\): division by zero"),
+        ("train = = 1", "cannot be read: SyntaxError"),
+    ],
+)
+def test_a_config_file_that_raises_is_a_sentence(recipe, line, sentence):
+    recipe.write_text(RECIPE.rstrip() + "\n\n" + line + "\n")
+    with pytest.raises(UserError, match=sentence):
+        load_config(str(recipe))

@@ -32,6 +32,12 @@ def test_a_misspelt_unit_is_a_sentence():
         to_iterations("5 epocs", size=1, batch=1)
 
 
+@pytest.mark.parametrize("length", ["1.2.3", "", "-1", 0, "0 epochs", True, None, "1e999"])
+def test_what_is_no_positive_length_is_a_sentence(length):
+    with pytest.raises(UserError, match="eval_period=.* is no length"):
+        to_iterations(length, size=1, batch=1, key="train.eval_period")
+
+
 def test_description_names_the_drops_of_the_shortened_run():
     steps = MultiStepParamScheduler([1, 0.1, 0.01], milestones=[18000, 22000], num_updates=24000)
     assert describe(steps, 24000) == "drops at 18000, 22008"  # found to 0.1 %

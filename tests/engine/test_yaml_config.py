@@ -1,0 +1,106 @@
+"""Detectron2's YAML: keys are obeyed or refused, and the data give the class count."""
+
+from pathlib import Path
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from d2_unsupdet.engine.checks import prepare
+from d2_unsupdet.engine.config import dump_config, load_config
+from d2_unsupdet.errors import UserError
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+TWO, THREE, STUFF = "two_things", "three_things", "three_stuffs"
+
+
+@pytest.fixture(autouse=True)
+def data_sets():
+    classes = {"thing_classes": ["a", "b"]}, {"thing_classes": list("abc")}
+    for name, metadata in zip((TWO, THREE), classes, strict=True):
+        DatasetCatalog.register(name, list)
+        MetadataCatalog.get(name).set(**metadata)
+    DatasetCatalog.register(STUFF, list)
+    MetadataCatalog.get(STUFF).set(stuff_classes=list("abc"))
+    yield
+    for name in (TWO, THREE, STUFF):
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+@pytest.fixture
+def load(tmp_path):
+    file = tmp_path / "d2.yaml"
+    file.write_text("MODEL:\n  META_ARCHITECTURE: GeneralizedRCNN\nVERSION: 2\n")
+
+    def run(*overrides):
+        return load_config(str(file), [*overrides, f"train.output_dir={tmp_path / 'run'}"])
+
+    return run
+
+
+def test_device_and_benchmark_reach_the_run(load):
+    assert (load().train.device, load().train.cudnn_benchmark) == ("auto", False)
+    train = load("MODEL.DEVICE=cpu", "CUDNN_BENCHMARK=True").train
+    assert (train.device, train.cudnn_benchmark) == ("cpu", True)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "SOLVER.BIAS_LR_FACTOR=2.0",
+        "SOLVER.CLIP_GRADIENTS.NORM_TYPE=1.0",
+        "SOLVER.REFERENCE_WORLD_SIZE=8",
+        "DATALOADER.SAMPLER_TRAIN=RepeatFactorTrainingSampler",
+        "TEST.AUG.ENABLED=True",
+        "VIS_PERIOD=100",
+        "MODEL.LOAD_PROPOSALS=True",
+        "MODEL.KEYPOINT_ON=True",
+    ],
+)
+def test_a_key_without_effect_is_refused(load, override):
+    with pytest.raises(UserError, match=rf"^{override.split('=')[0]}=.* has no effect here; leave"):
+        load(override)
+
+
+def test_misspelt_architecture_and_no_length_are_sentences(load):
+    with pytest.raises(UserError, match=r"'GeneralisedRCNN' is not known. .* 'GeneralizedRCNN'\?"):
+        load("MODEL.META_ARCHITECTURE=GeneralisedRCNN")
+    with pytest.raises(UserError, match="SOLVER.MAX_ITER=0 is no length"):
+        load("SOLVER.MAX_ITER=0")
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_files_load(path):
+    load_config(str(path))
+
+
+@pytest.mark.parametrize(
+    "architecture, section, data",
+    [
+        ("GeneralizedRCNN", "ROI_HEADS", THREE),
+        ("RetinaNet", "RETINANET", THREE),
+        ("SemanticSegmentor", "SEM_SEG_HEAD", STUFF),
+    ],
+)
+def test_the_data_give_the_class_count(load, tmp_path, architecture, section, data):
+    key, saved = f"MODEL.{section}.NUM_CLASSES", tmp_path / "config.yaml"
+    for count in (3, 17):
+        cfg = load(
+            f"MODEL.META_ARCHITECTURE={architecture}",
+            f"{key}={count}",
+            f"DATASETS.TRAIN=('{data}',)",
+        )
+        saved.write_text(dump_config(cfg))
+        for case in (cfg, load_config(str(saved))):
+            if count == 3:
+                prepare(case)
+            else:
+                with pytest.raises(UserError, match=f"{key}=17 contradicts data set '{data}', wh"):
+                    prepare(case)
+
+
+def test_the_class_count_follows_a_changed_data_set(load):
+    arguments = "MODEL.ROI_HEADS.NUM_CLASSES=3", f"DATASETS.TRAIN=('{THREE}',)"
+    prepare(load(*arguments))
+    with pytest.raises(UserError, match="NUM_CLASSES=3 contradicts data set 'two_things'"):
+        prepare(load(*arguments, f"dataloader.train.dataset.names={TWO}"))

@@ -50,17 +50,20 @@ def main() -> None:
     from d2_unsupdet.engine.launch import launch
     from d2_unsupdet.engine.run import evaluate, prepare, train
 
-    processes = int(os.environ.get("WORLD_SIZE", args.num_gpus * args.num_machines))
+    torchrun = "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    processes = int(os.environ["WORLD_SIZE"]) if torchrun else args.num_gpus * args.num_machines
+    # An agent that starts its workers again means: go on.
+    resume = args.resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
     cfg = prepare(
         load_config(args.config_file, args.opts),
         eval_only=args.eval_only,
-        resume=args.resume,
+        resume=resume or args.print_config,
         processes=processes,
     )
     if args.print_config:
         print(dump_config(cfg), end="")
         return
-    options = {"resume": args.resume, "allow_unsafe": args.allow_unsafe}
+    options = {"resume": resume, "allow_unsafe": args.allow_unsafe}
     launch(
         evaluate if args.eval_only else train,
         processes=args.num_gpus,

@@ -20,9 +20,10 @@ def _runs_standalone() -> bool:
     return any(a == "-m" and b in _STANDALONE for a, b in pairwise(sys.orig_argv))
 
 
-if is_installed("detectron2") and not _runs_standalone():
+if is_installed("detectron2") and is_installed("torch") and not _runs_standalone():
     with warnings.catch_warnings():
         # fvcore scripts a loss while it is imported, and PyTorch tells every user of it
         warnings.filterwarnings("ignore", r"`torch\.jit\.script` is deprecated", FutureWarning)
+        from d2_unsupdet import data as data  # only to register
         from d2_unsupdet import detectors as detectors  # only to register
         from d2_unsupdet import pretext as pretext  # only to register

@@ -268,9 +268,10 @@ def _unwrap(path: Path, content: Any) -> LoadedFile:
     Of a run with a moving average that is the average: it is what the run's scores are of.
     """
     meta: dict[str, Any] = {}
-    if isinstance(content, Mapping) and isinstance(content.get("ema"), Mapping):
+    average = content.get("ema") if isinstance(content, Mapping) else None
+    if isinstance(average, Mapping) and average.keys() == {"updates", "average"}:
         log.info("%s: taking the moving average of the weights.", path)
-        content = {**content, "model": content["ema"]["average"]}
+        content = {**content, "model": average["average"]}
     while isinstance(content, Mapping):
         inner = next((k for k in _WRAPPERS if isinstance(content.get(k), Mapping)), None)
         if inner is None:

@@ -4,6 +4,7 @@ from d2_unsupdet.availability import require_detectron2
 
 require_detectron2()
 
+from d2_unsupdet.data import builtin
 from d2_unsupdet.data.augmentations import RandomPhotometric
 from d2_unsupdet.data.catalog import get_dataset
 from d2_unsupdet.data.loader import TrainLoader, build_test_loader, build_train_loader
@@ -21,3 +22,5 @@ __all__ = [
     "build_train_loader",
     "get_dataset",
 ]
+
+builtin.register_all()

@@ -40,6 +40,14 @@ class MappedDataset(Dataset):
         return len(self.records)
 
     def __getitem__(self, position: Position) -> dict:
+        """The sample at a position; a UserError comes back as a value, see `unpack`."""
+        try:
+            return self.sample(position)
+        except UserError as error:
+            return {"error": str(error)}
+
+    def sample(self, position: Position) -> dict:
+        """The mapped record at a position, or of the next readable image."""
         bad: list[str] = []
         for step in range(min(NEIGHBOURS, len(self))):
             index = (position.index + step) % len(self)
@@ -72,7 +80,11 @@ class _PlannedBatches:
 
 def _workers(wanted: int) -> int:
     """Never more than this process's share of the cores: the batches do not depend on it."""
-    return min(wanted, max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    most = max(1, (cores or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    if wanted > most:
+        logging.getLogger(__name__).info("%d loading workers instead of %d: cores", most, wanted)
+    return min(wanted, most)
 
 
 def _one_thread(_: int) -> None:
@@ -83,7 +95,39 @@ def _one_thread(_: int) -> None:
     cv2.setNumThreads(0)
 
 
-def _as_list(samples: list[dict]) -> list[dict]:
+def pack(samples: list[dict]) -> tuple[dict[str, torch.Tensor], list[dict]]:
+    """Tensors of one shape as one tensor a batch, and the rest of each sample.
+
+    Every tensor that crosses the worker boundary holds a file descriptor while it lives; a batch of
+    256 pairs would need more than the usual limit of 1024.
+    """
+    first = samples[0] if samples else {}
+    shared = [
+        name
+        for name, value in first.items()
+        if isinstance(value, torch.Tensor)
+        and all(
+            isinstance(s.get(name), torch.Tensor)
+            and s[name].shape == value.shape
+            and s[name].dtype == value.dtype
+            for s in samples
+        )
+    ]
+    stacked = {name: torch.stack([s[name] for s in samples]) for name in shared}
+    return stacked, [{k: v for k, v in s.items() if k not in shared} for s in samples]
+
+
+def unpack(packed: tuple[dict[str, torch.Tensor], list[dict]]) -> list[dict]:
+    """The samples of `pack`, their tensors views of the batch's; raises a worker's UserError here,
+    where no traceback of the worker is wrapped around it."""
+    stacked, rest = packed
+    samples = [
+        {**sample, **{name: values[i] for name, values in stacked.items()}}
+        for i, sample in enumerate(rest)
+    ]
+    for sample in samples:
+        if "error" in sample:
+            raise UserError(sample["error"])
     return samples
 
 
@@ -110,15 +154,16 @@ class TrainLoader:
         batches = _PlannedBatches(self.plan, step, comm.get_rank(), comm.get_world_size())
         # The loader draws a base seed for its workers; a generator of its own leaves the run's
         # random state as it was.
-        return iter(
+        return map(
+            unpack,
             DataLoader(
                 self.dataset,
                 batch_sampler=batches,  # type: ignore[arg-type]
                 num_workers=_workers(self.num_workers),
-                collate_fn=_as_list,
+                collate_fn=pack,
                 worker_init_fn=_one_thread,
                 generator=torch.Generator().manual_seed(0),
-            )
+            ),
         )
 
 

@@ -10,6 +10,7 @@ from detectron2.config import instantiate
 from detectron2.engine import HookBase
 from detectron2.engine.hooks import PeriodicWriter
 from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
 from fvcore.nn.precise_bn import update_bn_stats
 from omegaconf import DictConfig
 from torch import nn
@@ -22,6 +23,7 @@ from d2_unsupdet.engine.config import to_plain
 from d2_unsupdet.engine.ema import ModelEMA
 from d2_unsupdet.engine.guard import FiniteGuard
 from d2_unsupdet.engine.hooks import CheckpointHook, EvaluationHook, ExportHook, MetricsHook
+from d2_unsupdet.engine.model_state import share_statistics
 from d2_unsupdet.engine.pictures import PicturesHook
 from d2_unsupdet.engine.schedule import to_iterations
 from d2_unsupdet.engine.sync_batch_norm import resolve_sync_bn, use_sync_bn
@@ -118,12 +120,18 @@ class Hooks:
             self.export,
         ]
 
-    def finish(self) -> None:
-        """What follows the last step, for a run whose steps are all done."""
-        if self.evaluation is not None:
-            self.evaluation.score()
-        if self.export is not None:
-            self.export.act()
+    def finish(self, trainer: Trainer) -> None:
+        """What follows the last step, for a run whose steps are all done: a kill may have come
+        between its last checkpoint and its scores."""
+        trainer.iter = trainer.length - 1
+        with EventStorage(trainer.iter) as trainer.storage:
+            for hook in (self.evaluation, self.export):
+                if hook is not None:
+                    hook.act()
+            trainer.iter = trainer.length
+            for other in (self.pictures, self.writers):
+                if other is not None:
+                    other.after_train()
 
 
 def build_hooks(
@@ -158,6 +166,9 @@ def build_hooks(
         if options.precise_bn.enabled:
             model.train()
             update_bn_stats(model, trainer.loader.from_step(0), options.precise_bn.num_iter)
+        share_statistics(model)
+        if options.precise_bn.enabled and trainer.ema is not None:
+            trainer.ema.adopt_statistics(model)
         return scores(model) if scores else {}
 
     return Hooks(

@@ -47,6 +47,18 @@ class ModelEMA:
         finally:
             model.load_state_dict(own)
 
+    def restart(self, model: nn.Module) -> None:
+        """Start anew from the model's values."""
+        self.updates = 0
+        for name, value in model.state_dict().items():
+            self.average[name].copy_(value)
+
+    def adopt_statistics(self, model: nn.Module) -> None:
+        """Take the model's batch-norm statistics, recomputed for the average's weights."""
+        for name, value in model.state_dict().items():
+            if name.endswith(("running_mean", "running_var")):
+                self.average[name].copy_(value)
+
     def state_dict(self) -> dict:
         return {"updates": self.updates, "average": self.average}
 

@@ -11,7 +11,13 @@ from detectron2.utils import comm
 
 from d2_unsupdet.checkpoint.files import atomic_write
 from d2_unsupdet.engine.config import to_plain
+from d2_unsupdet.engine.model_state import extra_state
 from d2_unsupdet.errors import UserError
+
+ADVICE = (
+    "The weights are those before the step; run it again with 'python -m "
+    "d2_unsupdet.engine.replay CAPTURE', and see whether the learning rate fits the batch size."
+)
 
 
 class NotFinite(UserError):
@@ -45,49 +51,45 @@ class FiniteGuard:
         model: torch.nn.Module,
     ) -> None:
         """Raise `NotFinite` on every rank if any rank's values are not finite."""
-        values = [value.detach().float().reshape(()) for value in losses.values()]
-        names = list(losses)
-        if grad_norm is not None:
-            values.append(grad_norm.detach().float().reshape(()))
-            names.append("gradient norm")
-        finite = torch.stack(values).isfinite()
+        values = {**losses, **({} if grad_norm is None else {"gradient norm": grad_norm})}
+        finite = torch.stack([v.detach().float().reshape(()) for v in values.values()]).isfinite()
         agreed = finite.all().float()
         if comm.get_world_size() > 1:
             dist.all_reduce(agreed, op=dist.ReduceOp.MIN)
         if agreed.item() == 1.0:  # the step's one host sync
             return
-        bad = [name for name, ok in zip(names, finite.tolist(), strict=True) if not ok]
-        # DDP spreads a bad gradient to everyone; a rank is at fault when one of its losses is bad.
-        own_losses = [name for name in bad if name in losses]
+        bad = [name for name, ok in zip(values, finite.tolist(), strict=True) if not ok]
+        own = [name for name in bad if name in losses]
+        # DDP spreads a bad gradient to all: at fault are the ranks with a bad loss, or else all.
+        anyone = any(comm.all_gather(bool(own)))
         message = ""
-        if own_losses or comm.get_world_size() == 1:
-            path = self._capture(step, batch, model, bad)
-            files = ", ".join(str(sample.get("file_name", "?")) for sample in batch)
-            named = ", ".join(own_losses or bad)
-            message = (
-                f"rank {comm.get_rank()}: {named} not finite at step {step}; "
-                f"images: {files}; captured in {path}"
-            )
-        messages = [m for m in comm.all_gather(message) if m]
-        text = "; ".join(messages) or f"the gradient norm is not finite at step {step} on any rank"
-        raise NotFinite(
-            f"{text}. The weights are untouched; replay with 'python -m d2_unsupdet.engine.replay "
-            "CAPTURE', and see whether the learning rate fits the batch size."
-        )
+        if own or not anyone:
+            message = self.capture(f"{', '.join(own or bad)} not finite", step, batch, model)
+        raise NotFinite(f"{'; '.join(m for m in comm.all_gather(message) if m)}. {ADVICE}")
 
-    def _capture(
-        self, step: int, batch: Sequence[dict], model: torch.nn.Module, bad: list[str]
-    ) -> Path:
-        capture = {
+    def fail(
+        self, reason: str, *, step: int, batch: Sequence[dict], model: torch.nn.Module
+    ) -> None:
+        """Capture and raise on this rank alone; its end is the end of the others."""
+        raise NotFinite(f"{self.capture(reason, step, batch, model)}. {ADVICE}")
+
+    def capture(self, reason: str, step: int, batch: Sequence[dict], model: torch.nn.Module) -> str:
+        """Write the capture file; returns a sentence that names it, the reason and the images."""
+        rank = comm.get_rank()
+        files = [str(sample.get("file_name", "?")) for sample in batch]
+        content = {
             "config": to_plain(self.config),
             "model": model.state_dict(),
+            "extra": extra_state(model),
             "step": step,
             "seed": self.seed,
-            "rank": comm.get_rank(),
-            "not_finite": bad,
+            "rank": rank,
+            "reason": reason,
             "positions": [(s.get("epoch", 0), s.get("index", 0)) for s in batch],
-            "files": [str(s.get("file_name", "")) for s in batch],
+            "files": files,
         }
-        path = self.output_dir / f"capture_step{step:07d}_rank{comm.get_rank()}.pth"
-        atomic_write(path, lambda file: torch.save(capture, file))
-        return path
+        path = self.output_dir / f"capture_step{step:07d}_rank{rank}.pth"
+        atomic_write(path, lambda file: torch.save(content, file))
+        return (
+            f"rank {rank}: {reason} at step {step}; images: {', '.join(files)}; captured in {path}"
+        )

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,20 @@ from detectron2.utils import comm
 
 from d2_unsupdet.checkpoint.checkpointer import RunCheckpointer
 from d2_unsupdet.checkpoint.export import export_weights
+from d2_unsupdet.engine.model_state import extra_state, load_extra_state, share_statistics
 from d2_unsupdet.engine.trainer import Trainer, unwrap
-from d2_unsupdet.errors import UserError
+from d2_unsupdet.errors import UserError, nearest
 from d2_unsupdet.seeding import seeded
 
 logger = logging.getLogger(__name__)
+FEW_BAD = 10
+
+
+def averaged(trainer: Trainer) -> AbstractContextManager[None]:
+    """The moving average in the model, if the run has one: what is scored and exported."""
+    if trainer.ema is None:
+        return nullcontext()
+    return trainer.ema.applied_to(unwrap(trainer.model))
 
 
 class PeriodicHook(HookBase):
@@ -49,18 +58,14 @@ class MetricsHook(PeriodicHook):
 
     Args:
         period: iterations between log lines.
-        max_bad_rate: share of unreadable images seen at which the run stops.
+        max_bad_rate: share of unreadable images at which the run stops: of those seen, once ten
+            are unreadable, and of all after the first epoch.
     """
 
     def __init__(self, period: int, *, max_bad_rate: float = 0.01) -> None:
         super().__init__(period)
         self.max_bad_rate = max_bad_rate
-        self.seen = 0
         self.reported: set[str] = set()
-
-    def after_step(self) -> None:
-        self.seen += self.trainer.loader.plan.batch // comm.get_world_size()
-        super().after_step()
 
     def act(self) -> None:
         scalars = self.trainer.metrics.flush()
@@ -68,18 +73,22 @@ class MetricsHook(PeriodicHook):
         self._watch_files()
 
     def _watch_files(self) -> None:
-        bad = self.trainer.bad_files
-        for entry in bad.keys() - self.reported:
+        """The same count and the same verdict on every rank: each file once, whoever met it."""
+        bad = set().union(*comm.all_gather(set(self.trainer.bad_files)))
+        for entry in sorted(bad - self.reported):
             logger.warning("unreadable image, replaced by its neighbour: %s", entry)
-        self.reported |= bad.keys()
-        count = sum(bad.values())
-        if bad:
-            self.trainer.storage.put_scalar("bad_images", count, smoothing_hint=False)
-        # A handful of bad files among the first images is no rate yet.
-        if count > max(10, self.max_bad_rate * self.seen):
+        self.reported |= bad
+        if not bad:
+            return
+        self.trainer.storage.put_scalar("bad_images", len(bad), smoothing_hint=False)
+        plan = self.trainer.loader.plan
+        seen = min(plan.size, (self.trainer.iter + 1) * plan.batch)
+        # Until every image was seen, a handful of bad ones is no rate yet.
+        enough = seen == plan.size or len(bad) >= FEW_BAD
+        if enough and len(bad) > self.max_bad_rate * seen:
             raise UserError(
-                f"{count} of {self.seen} images could not be read ({len(bad)} files, for example "
-                f"{next(iter(bad))}); mend the data or raise train.max_bad_images."
+                f"{len(bad)} of {seen} images could not be read, for example {min(bad)}; mend the "
+                f"data or raise train.max_bad_images, now {self.max_bad_rate:g}."
             )
 
 
@@ -92,6 +101,7 @@ class CheckpointHook(PeriodicHook):
 
     def act(self) -> None:
         # state_dict() may commit deferred updates, which talk to the other ranks: all build it.
+        share_statistics(unwrap(self.trainer.model))
         state = self.trainer.state_dict()
         if comm.is_main_process():
             self.checkpointer.save(state, self.trainer.iter, final=self.is_last)
@@ -126,13 +136,18 @@ class EvaluationHook(PeriodicHook):
 
     def score(self) -> None:
         """Evaluate, and save the weights if they are the best so far."""
-        model, ema = unwrap(self.trainer.model), self.trainer.ema
-        with (
-            seeded("evaluation", self.trainer.iter),
-            ema.applied_to(model) if ema is not None else nullcontext(),
-        ):
+        model = unwrap(self.trainer.model)
+        extra = extra_state(model)  # PreciseBN runs the model in training mode
+        with seeded("evaluation", self.trainer.iter), averaged(self.trainer):
             self.results = self.evaluate()
-            score = flatten_results_dict(self.results).get(self.best_metric)
+            flat = flatten_results_dict(self.results)
+            score = flat.get(self.best_metric)
+            if flat and score is None:
+                logger.warning(
+                    "train.best_metric='%s' is no result, so no best weights are kept.%s",
+                    self.best_metric,
+                    nearest(self.best_metric, flat),
+                )
             if comm.is_main_process() and score is not None:
                 self.checkpointer.save_best(
                     {"model": model.state_dict()},
@@ -140,6 +155,7 @@ class EvaluationHook(PeriodicHook):
                     iteration=self.trainer.iter,
                     metric=self.best_metric,
                 )
+        load_extra_state(model, extra)
         model.train()
         comm.synchronize()
 
@@ -161,7 +177,8 @@ class ExportHook(PeriodicHook):
     def act(self) -> None:
         if not comm.is_main_process():
             return
-        state = unwrap(self.trainer.model).export()  # type: ignore[operator]
+        with averaged(self.trainer):
+            state = unwrap(self.trainer.model).export()  # type: ignore[operator]
         meta = {**self.meta, "iteration": str(self.trainer.iter + 1)}
         self.paths = export_weights(state, self.folder / "export", meta=meta)
         if self.is_last:

@@ -43,10 +43,7 @@ def launch(
         beside = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
         world = int(os.environ["WORLD_SIZE"])
         _initialise(int(os.environ["RANK"]), world, local, beside, "env://")
-        try:
-            return main(*args)
-        finally:
-            dist.destroy_process_group()
+        return _finish(main, args)
     world = processes * machines
     if world <= 1:
         return main(*args)
@@ -72,13 +69,18 @@ def _child(
 ) -> None:
     world, first, beside = place
     _initialise(first + local, world, local, beside, url)
+    _finish(main, args)
+
+
+def _finish(main: Callable[..., Any], args: tuple) -> Any:
     try:
-        main(*args)
+        result = main(*args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         # Without the interpreter's clean-up, which could wait for ranks that hang in a collective.
         os._exit(USER_ERROR)
     dist.destroy_process_group()
+    return result
 
 
 def _initialise(rank: int, world: int, local: int, beside: int, url: str) -> None:

@@ -13,10 +13,19 @@ class Metrics:
         self._counts: dict[str, int] = {}
         self._host: dict[str, list[float]] = {}
 
+    def state_dict(self) -> dict:
+        """The sums of the open period, so that a resume continues it."""
+        return {"sums": dict(self._sums), "counts": dict(self._counts)}
+
+    def load_state_dict(self, state: dict) -> None:
+        self._sums = dict(state.get("sums", {}))
+        self._counts = dict(state.get("counts", {}))
+
     def add(self, values: dict[str, torch.Tensor]) -> None:
         for name, value in values.items():
             value = value.detach().float().reshape(())
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
+            old = self._sums.get(name)
+            self._sums[name] = value if old is None else old.to(value.device) + value
             self._counts[name] = self._counts.get(name, 0) + 1
 
     def add_host(self, values: dict[str, float]) -> None:

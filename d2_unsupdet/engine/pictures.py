@@ -9,6 +9,7 @@ from detectron2.engine import HookBase
 from d2_unsupdet.analysis.pictures import draw_predictions, draw_views, save_picture
 from d2_unsupdet.data import DetectionMapper
 from d2_unsupdet.data.loader import TestLoader
+from d2_unsupdet.engine.hooks import averaged
 from d2_unsupdet.engine.trainer import Trainer, unwrap
 from d2_unsupdet.seeding import seeded
 
@@ -47,7 +48,7 @@ class PicturesHook(HookBase):
     def after_train(self) -> None:
         finished = self.trainer.iter >= self.trainer.length
         if finished and self.evaluated is not None:
-            with seeded("pictures"):
+            with seeded("pictures"), averaged(self.trainer):
                 self._draw_predictions(self.evaluated)
 
     @torch.no_grad()

@@ -1,9 +1,11 @@
 """`python -m d2_unsupdet.engine.replay CAPTURE`: run a step that was not finite once more.
 
-The captured weights, seed and image positions give the same forward pass on one process.
+The captured weights, seed and image positions give the same step where one process took it. Of a
+run on several, it is the captured rank's share alone, without the others' keys and statistics.
 """
 
 import argparse
+import math
 from pathlib import Path
 
 import torch
@@ -15,18 +17,21 @@ from d2_unsupdet.checkpoint.files import check_exists
 from d2_unsupdet.cli import run_tool
 from d2_unsupdet.data.plan import Position
 from d2_unsupdet.engine.build import build_model
+from d2_unsupdet.engine.model_state import load_extra_state
 from d2_unsupdet.engine.trainer import AMP_DTYPES
 from d2_unsupdet.seeding import seed_everything
 
 
 def replay(path: Path) -> dict[str, float]:
-    """The losses of the captured step, by name."""
+    """The losses of the captured step by name, and the norm of each gradient that is not finite."""
     check_exists(path)
-    capture = torch.load(path, weights_only=True)
+    capture = torch.load(path, map_location="cpu", weights_only=True)
     cfg = OmegaConf.create(capture["config"], flags={"allow_objects": True})
     model = build_model(cfg)
     model.load_state_dict(capture["model"])
+    load_extra_state(model, capture["extra"])
     model.train()
+    model.auto_commit = False  # type: ignore[assignment]  # teachers and queues stand still within a step
     dataset = instantiate(cfg.dataloader.train).dataset
     batch = [dataset[Position(epoch, index)] for epoch, index in capture["positions"]]
     size = len(batch) // cfg.train.accumulate
@@ -40,8 +45,11 @@ def replay(path: Path) -> dict[str, float]:
             torch.autocast(device.type, AMP_DTYPES[amp.dtype], enabled=amp.enabled),
         ):
             part = model(batch[micro * size : (micro + 1) * size])
+        (sum(part.values()) / cfg.train.accumulate).backward()
         for name, value in part.items():
             losses[name] = losses.get(name, 0.0) + float(value) / cfg.train.accumulate
+    norms = {n: float(p.grad.norm()) for n, p in model.named_parameters() if p.grad is not None}
+    losses |= {f"gradient of {n}": v for n, v in norms.items() if not math.isfinite(v)}
     return losses
 
 

@@ -71,7 +71,7 @@ def train(plain: dict, options: Mapping[str, Any]) -> None:
         trainer.train(start, trainer.length)
     else:
         logger.info("all %d steps are done", trainer.length)
-        hooks.finish()  # a kill may have come between the last checkpoint and the scores
+        hooks.finish(trainer)
     if comm.is_main_process():
         digest = state_digest(trainer.state_dict())
         record.write_summary(
@@ -135,3 +135,10 @@ def _agree_on(state: dict | None) -> None:
 def _set_up_logging(output: Path) -> None:
     for name in ("d2_unsupdet", "detectron2", "fvcore"):
         setup_logger(str(output), distributed_rank=comm.get_rank(), name=name, abbrev_name=name)
+    # Detectron2's loop logs a traceback of whatever ends it; a sentence for the user needs none.
+    logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_sentence)
+
+
+def _is_no_sentence(record: logging.LogRecord) -> bool:
+    kind = record.exc_info[0] if record.exc_info else None
+    return kind is None or not issubclass(kind, UserError)

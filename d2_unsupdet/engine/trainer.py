@@ -4,6 +4,7 @@ An iteration is an optimizer step. Everything random is seeded from (seed, step,
 so evaluation, export or another worker count cannot disturb a run, and a resumed one is the same.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -17,14 +18,18 @@ from torch.nn.parallel import DistributedDataParallel
 
 from d2_unsupdet.data.loader import TrainLoader
 from d2_unsupdet.engine.ema import ModelEMA
-from d2_unsupdet.engine.guard import FiniteGuard
+from d2_unsupdet.engine.guard import FiniteGuard, NotFinite
 from d2_unsupdet.engine.metrics import Metrics
+from d2_unsupdet.engine.model_state import extra_state, load_extra_state
 from d2_unsupdet.engine.schedule import Multiplier
 from d2_unsupdet.errors import UserError
 from d2_unsupdet.pretext.metrics import drain_metrics
 from d2_unsupdet.seeding import seed_everything
 
+MOST_SKIPPED = 100  # fp16 steps in a row; from a scale of 65536 every other cause has shown by then
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+logger = logging.getLogger(__name__)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -83,6 +88,9 @@ class Trainer(TrainerBase):
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == "fp16")
         self._base_lrs = [group["lr"] for group in optimizer.param_groups]
         self._batches: Iterator[list[dict]] | None = None
+        # The scaler does not say whether it stepped, except through the optimizer.
+        optimizer.register_step_post_hook(self._note_step)
+        self._stepped, self._skipped = False, 0
         bare = unwrap(model)
         # Deferred updates of teachers and queues happen after the optimizer step; see pretext/.
         self._commit: Callable[[], None] | None = getattr(bare, "commit", None)
@@ -119,27 +127,14 @@ class Trainer(TrainerBase):
         rate = self.learning_rate()
 
         self.model.train()
-        losses = self._forward_backward(batch)
-        norm = self._clip()
-        if self.guard is not None:
-            # fp16 overflows are the scaler's business: it skips the step and lowers the scale.
-            checked = None if self.scaler.is_enabled() else norm
-            try:
-                self.guard.check(
-                    losses, checked, step=self.iter, batch=batch, model=unwrap(self.model)
-                )
-            except Exception:
-                discard = getattr(unwrap(self.model), "discard", None)
-                if discard is not None:
-                    discard()
-                raise
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        if self._commit is not None:
-            self._commit()
-        if self.ema is not None:
-            self.ema.update(unwrap(self.model))
+        try:
+            losses = self._forward_backward(batch)
+            norm = self._clip()
+            self._check(losses, norm, batch)
+        except NotFinite:
+            self._discard()
+            raise
+        self._step(batch)
 
         total = torch.stack([value.detach() for value in losses.values()]).sum()
         device_metrics = {"total_loss": total, **losses, **drain_metrics()}
@@ -148,6 +143,46 @@ class Trainer(TrainerBase):
         self.metrics.add(device_metrics)
         elapsed = time.perf_counter() - start
         self.metrics.add_host({"time": elapsed, "data_time": waited, "lr": rate})
+
+    def _check(
+        self, losses: dict[str, torch.Tensor], norm: torch.Tensor | None, batch: list[dict]
+    ) -> None:
+        if self.guard is None:
+            return
+        # fp16 overflows are the scaler's business: it skips the step and lowers the scale.
+        checked = None if self.scaler.is_enabled() else norm
+        self.guard.check(losses, checked, step=self.iter, batch=batch, model=unwrap(self.model))
+
+    def _step(self, batch: list[dict]) -> None:
+        """The optimizer's step, and what follows the new weights; neither if fp16 overflowed."""
+        self._stepped = False
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self._stepped:
+            self._skipped = 0
+            if self._commit is not None:
+                self._commit()
+            if self.ema is not None:
+                self.ema.update(unwrap(self.model))
+            return
+        self._discard()
+        self._skipped += 1
+        if self._skipped >= MOST_SKIPPED and self.guard is not None:
+            self.guard.fail(
+                f"fp16 gradients overflowed in {self._skipped} steps in a row",
+                step=self.iter,
+                batch=batch,
+                model=unwrap(self.model),
+            )
+
+    def _note_step(self, *_: Any) -> None:
+        self._stepped = True
+
+    def _discard(self) -> None:
+        discard = getattr(unwrap(self.model), "discard", None)
+        if discard is not None:
+            discard()
 
     def _forward_backward(self, batch: list[dict]) -> dict[str, torch.Tensor]:
         """Gradients of the mean loss over all micro-batches; returns the mean losses."""
@@ -159,8 +194,14 @@ class Trainer(TrainerBase):
             last = micro == self.accumulate - 1
             alone = isinstance(self.model, DistributedDataParallel) and not last
             with self.model.no_sync() if alone else nullcontext():  # type: ignore[operator]
-                with self._autocast():
-                    losses = self.model(part)
+                try:
+                    with self._autocast():
+                        losses = self.model(part)
+                except FloatingPointError as error:  # how Detectron2's RPN meets a NaN
+                    if self.guard is None:
+                        raise
+                    model = unwrap(self.model)
+                    self.guard.fail(str(error), step=self.iter, batch=batch, model=model)
                 loss = torch.stack([value.reshape(()) for value in losses.values()]).sum()
                 self.scaler.scale(loss / self.accumulate).backward()
             for name, value in losses.items():
@@ -179,6 +220,8 @@ class Trainer(TrainerBase):
             return None
         self.scaler.unscale_(self.optimizer)
         gradients = [p for group in self.optimizer.param_groups for p in group["params"]]
+        if not self.clip_norm and hasattr(nn.utils, "get_total_norm"):  # torch 2.6
+            return nn.utils.get_total_norm([p.grad for p in gradients if p.grad is not None])
         return nn.utils.clip_grad_norm_(gradients, self.clip_norm or float("inf"))
 
     def _note_bad_files(self, batch: list[dict]) -> None:
@@ -192,6 +235,9 @@ class Trainer(TrainerBase):
             "model": unwrap(self.model).state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "iteration": self.iter,
+            "extra": extra_state(unwrap(self.model)),
+            "bad_files": dict(self.bad_files),
+            "metrics": self.metrics.state_dict(),
         }
         if self.scaler.is_enabled():
             state["scaler"] = self.scaler.state_dict()
@@ -200,10 +246,32 @@ class Trainer(TrainerBase):
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        unwrap(self.model).load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.scaler.is_enabled():
+        """Take up a saved state; the config's optimizer settings win over the saved ones."""
+        model = unwrap(self.model)
+        settings = [
+            {k: v for k, v in group.items() if k != "params"}
+            for group in self.optimizer.param_groups
+        ]
+        try:
+            model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            first = " ".join(str(error).split())[:300]
+            raise UserError(
+                f"The checkpoint does not fit the config's model or optimizer ({first}); resume "
+                "with the config.yaml of the run."
+            ) from error
+        for group, own in zip(self.optimizer.param_groups, settings, strict=True):
+            group.update(own)
+        if self.scaler.is_enabled() and "scaler" in state:
             self.scaler.load_state_dict(state["scaler"])
         if self.ema is not None:
-            self.ema.load_state_dict(state["ema"])
+            if "ema" in state:
+                self.ema.load_state_dict(state["ema"])
+            else:
+                logger.warning("the checkpoint has no moving average: it starts from its weights")
+                self.ema.restart(model)
+        load_extra_state(model, state.get("extra", {}))
+        self.bad_files = dict(state.get("bad_files", {}))
+        self.metrics.load_state_dict(state.get("metrics", {}))
         self.iter = state["iteration"]

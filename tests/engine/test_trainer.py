@@ -172,7 +172,9 @@ def test_bad_files_are_replaced_counted_and_bounded(make_trainer, records):
 
     strict = make_trainer(mapper=mapper)
     strict.register_hooks([MetricsHook(4, max_bad_rate=0.01)])
-    with pytest.raises(UserError, match=r"images could not be read \(2 files, for example"):
+    with pytest.raises(
+        UserError, match=r"2 of 23 images could not be read, for example 3.jpg: truncated"
+    ):
         strict.train(0, 200)
 
 
@@ -200,3 +202,84 @@ def test_metrics_are_means_over_the_period(make_trainer):
     value, at = trainer.storage.latest()["total_loss"]
     assert at == 9
     assert value == pytest.approx(sum(losses[5:]) / 5, rel=1e-5)
+
+
+class Overflowing(Regression):
+    """Its loss is finite and its gradients are not, whatever the scale."""
+
+    def forward(self, batch):
+        return {"loss_root": (self.layers[0].weight * 0).sum().sqrt()}
+
+    def commit(self):
+        self.committed = True
+
+    def discard(self):
+        self.discarded = getattr(self, "discarded", 0) + 1
+
+
+def test_fp16_that_only_overflows_moves_nothing_and_stops(make_trainer, tmp_path):
+    model = Overflowing()
+    guard = FiniteGuard(output_dir=tmp_path, config={}, seed=0)
+    trainer = make_trainer(model=model, amp="fp16", guard=guard, length=500)
+    trainer.ema = ModelEMA(model, decay=0.9)
+    before = weights(trainer).clone()
+    with pytest.raises(NotFinite, match="overflowed in 100 steps in a row at step 99; images: "):
+        trainer.train(0, 500)
+    assert torch.equal(weights(trainer), before)
+    assert model.discarded >= 100 and not hasattr(model, "committed")
+    assert trainer.ema.updates == 0
+
+
+class Raising(Regression):
+    """Meets a NaN as Detectron2's proposal network does."""
+
+    def forward(self, batch):
+        raise FloatingPointError("Predicted boxes or scores contain Inf/NaN.")
+
+
+def test_an_exception_for_nan_is_captured_too(make_trainer, tmp_path):
+    guard = FiniteGuard(output_dir=tmp_path, config={}, seed=0)
+    with pytest.raises(NotFinite, match="contain Inf/NaN. at step 0; images: .*jpg"):
+        make_trainer(model=Raising(), guard=guard).train(0, 2)
+    assert (tmp_path / "capture_step0000000_rank0.pth").exists()
+
+
+def test_a_period_that_a_resume_cuts_has_the_same_mean(make_trainer):
+    def mean(trainer, start, stop):
+        trainer.register_hooks([MetricsHook(4)])
+        trainer.train(start, stop)
+        return trainer.storage.latest()["total_loss"][0]
+
+    expected = mean(make_trainer(length=8), 0, 8)
+    half = make_trainer(length=8)
+    half.train(0, 4)
+    half.metrics.flush()  # as at a log period; the checkpoint comes two steps later
+    half.train(4, 6)
+    second = make_trainer(length=8)
+    second.load_state_dict(copy.deepcopy(half.state_dict()))
+    assert mean(second, 6, 8) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_resume_takes_the_settings_of_the_config(make_trainer):
+    saved = make_trainer()
+    saved.train(0, 2)
+    state = copy.deepcopy(saved.state_dict())
+    other = make_trainer()
+    other.optimizer.param_groups[0]["weight_decay"] = 0.25
+    other.ema = ModelEMA(other.model, decay=0.9)
+    other.load_state_dict(state)
+    assert other.optimizer.param_groups[0]["weight_decay"] == 0.25
+    assert torch.equal(other.ema.average["layers.0.weight"], saved.model.layers[0].weight)
+    small = make_trainer(model=torch.nn.Sequential(torch.nn.Linear(2, 2)))
+    with pytest.raises(UserError, match="does not fit the config's model"):
+        small.load_state_dict(state)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_sentence_from_a_worker_stays_one(make_trainer, workers):
+    def mapper(record):
+        raise UserError("labels.json names no classes; add them.")
+
+    with pytest.raises(UserError) as caught:
+        make_trainer(mapper=mapper, workers=workers).train(0, 1)
+    assert str(caught.value) == "labels.json names no classes; add them."

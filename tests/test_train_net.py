@@ -135,11 +135,12 @@ def test_a_run_killed_three_times_ends_in_the_same_bits(images, whole, tmp_path,
         reference = tmp_path / "reference"
         finish(start(PRETRAIN, *pretrain_options(images, reference, **changes)))
     output = tmp_path / "killed"
-    dice = random.Random(len(changes) + len(resumed))
+    early, late = random.randint(1, 4), random.randint(8, 13)
+    print(f"killed after {early} lines, in a save after 5, after {late}")
     moments = [
-        lambda: steps_logged(output) >= dice.randint(2, 3),
+        lambda: steps_logged(output) >= early,
         lambda: steps_logged(output) >= 5 and saving(output),
-        lambda: steps_logged(output) >= 11,
+        lambda: steps_logged(output) >= late,
     ]
     options, kills = pretrain_options(images, output, **changes), 0
     for moment in moments:
@@ -219,6 +220,35 @@ def test_finetune_evaluates_and_eval_only_repeats_the_score(whole, tmp_path):
     for how in (["--resume"], [f"train.init_checkpoint={output / 'model_final.pth'}"]):
         log = finish(start(FINETUNE, "--eval-only", *how, *options))
         assert json.loads(log[log.index("\n{") :]) == at_end
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_detector_killed_at_a_random_moment_ends_in_the_same_bits(tmp_path, workers):
+    def options(output):
+        return [
+            "dataloader.train.dataset.names=toy_val",
+            "dataloader.train.total_batch_size=4",
+            f"dataloader.train.num_workers={workers}",
+            "dataloader.test.dataset.subset=8",
+            "train.max_iter=12",
+            "train.log_period=1",
+            "train.checkpointer.period=2",
+            "train.eval_period=5",
+            "train.ema.enabled=true",
+            "train.pictures=0",
+            f"train.output_dir={output}",
+        ]
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(start(FINETUNE, *options(whole)))
+    moment = random.randint(2, 9)
+    print(f"killed after {moment} lines")
+    kill_when(start(FINETUNE, "--resume", *options(killed)), lambda: steps_logged(killed) >= moment)
+    finish(start(FINETUNE, "--resume", *options(killed)))
+    assert digest(killed) == digest(whole)
+    scores = [json.loads((o / "summary.json").read_text())["result"] for o in (whole, killed)]
+    assert str(scores[0]) == str(scores[1])  # as text: classes without objects have nan
 
 
 @pytest.mark.parametrize(

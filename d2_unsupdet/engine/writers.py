@@ -4,6 +4,7 @@ The storage already holds means over a log period, so nothing is smoothed again.
 """
 
 import datetime
+import hashlib
 import json
 import logging
 import os
@@ -71,7 +72,9 @@ class WandbWriter(EventWriter):
             raise UserError(
                 "train.writers asks for wandb, which is not installed; run 'pip install wandb'."
             ) from error
-        self._run = wandb.init(dir=str(output_dir), config=config, resume="allow")
+        # An id of the folder: a resumed run goes on in the same place.
+        name = hashlib.sha256(str(output_dir.resolve()).encode()).hexdigest()[:16]
+        self._run = wandb.init(dir=str(output_dir), id=name, config=config, resume="allow")
         self._last = -1
 
     def write(self) -> None:

@@ -59,6 +59,10 @@ def run_and_resume(config: str, output: Path, *overrides: str) -> dict:
         assert again["result"][task] == pytest.approx(scores, nan_ok=True)
     lines = (output / "metrics.json").read_text().splitlines()
     assert [json.loads(line)["iteration"] for line in lines] == [0, 1, 2]
+    (output / "summary.json").unlink()  # a kill after the last checkpoint
+    finished = run(config, output, *options, resume=True)
+    assert finished["state_sha256"] == summary["state_sha256"]
+    assert finished["result"].keys() == summary["result"].keys()
     return summary
 
 

@@ -20,7 +20,7 @@ TRAIN: dict[str, Any] = dict(
     clip_grad_norm=0.0,  # norm of all gradients together; 0 does not clip
     ema=dict(enabled=False, decay=0.9998),
     activation_checkpointing=False,
-    channels_last=False,  # memory order of convolutions: 1.6 times faster on CPU, often on GPU too
+    channels_last=False,  # memory order of convolutions; 1.6 times faster on CPU
     sync_bn=False,  # turn every BatchNorm of the model into SyncBN
     precise_bn=dict(enabled=False, num_iter=200),  # before each evaluation
     deterministic=False,

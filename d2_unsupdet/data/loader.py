@@ -6,6 +6,7 @@ the worker count: every sample is mapped inside a seed of its own.
 
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -87,8 +88,10 @@ def _workers(wanted: int) -> int:
     return min(wanted, most)
 
 
-def _one_thread(_: int) -> None:
+def _set_up_worker(_: int) -> None:
     """Workers are the parallelism: one thread each, in torch and in OpenCV."""
+    # fvcore only reads the array that Pillow hands out read-only.
+    warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
     import cv2
 
     torch.set_num_threads(1)
@@ -161,7 +164,7 @@ class TrainLoader:
                 batch_sampler=batches,  # type: ignore[arg-type]
                 num_workers=_workers(self.num_workers),
                 collate_fn=pack,
-                worker_init_fn=_one_thread,
+                worker_init_fn=_set_up_worker,
                 generator=torch.Generator().manual_seed(0),
             ),
         )
@@ -244,7 +247,7 @@ class TestLoader:
             batch_size=batch_size,
             num_workers=_workers(num_workers),
             collate_fn=_without_missing,
-            worker_init_fn=_one_thread,
+            worker_init_fn=_set_up_worker,
             generator=torch.Generator().manual_seed(0),
         )
 

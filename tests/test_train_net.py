@@ -222,11 +222,26 @@ def test_finetune_evaluates_and_eval_only_repeats_the_score(whole, tmp_path):
         assert json.loads(log[log.index("\n{") :]) == at_end
 
 
+RETINANET = "configs/finetune/coco/retinanet_r50_fpn_1x.py"
+SMALL = [
+    "model.backbone.bottom_up.stages.depth=18",
+    "dataloader.train.mapper.augmentations.0.short_edge_length=[64]",
+    "dataloader.test.mapper.augmentations.0.short_edge_length=64",
+    "dataloader.test.dataset.names=toy_val",
+    "train.precise_bn.num_iter=2",
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_detector_killed_at_a_random_moment_ends_in_the_same_bits(tmp_path, workers):
+@pytest.mark.parametrize(
+    "config, more, workers", [(FINETUNE, [], 0), (FINETUNE, [], 2), (RETINANET, SMALL, 0)]
+)
+def test_a_detector_killed_at_a_random_moment_ends_in_the_same_bits(
+    tmp_path, config, more, workers
+):
     def options(output):
         return [
+            *more,
             "dataloader.train.dataset.names=toy_val",
             "dataloader.train.total_batch_size=4",
             f"dataloader.train.num_workers={workers}",
@@ -241,11 +256,11 @@ def test_a_detector_killed_at_a_random_moment_ends_in_the_same_bits(tmp_path, wo
         ]
 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    finish(start(FINETUNE, *options(whole)))
+    finish(start(config, *options(whole)))
     moment = random.randint(2, 9)
     print(f"killed after {moment} lines")
     kill_when(start(FINETUNE, "--resume", *options(killed)), lambda: steps_logged(killed) >= moment)
-    finish(start(FINETUNE, "--resume", *options(killed)))
+    finish(start(config, "--resume", *options(killed)))
     assert digest(killed) == digest(whole)
     scores = [json.loads((o / "summary.json").read_text())["result"] for o in (whole, killed)]
     assert str(scores[0]) == str(scores[1])  # as text: classes without objects have nan

@@ -56,7 +56,11 @@ def _write_pickle(file: BinaryIO, state: State, meta: dict[str, str]) -> None:
 
 
 def _write_torch(file: BinaryIO, state: State, meta: dict[str, str]) -> None:
-    torch.save({"model": state, "matching_heuristics": True, "meta": meta}, file)
+    # torchvision's users hand the file to load_state_dict: with strict=False a wrapper would load
+    # nothing and say nothing.
+    bare = meta.get("layout") == "torchvision"
+    content = state if bare else {"model": state, "matching_heuristics": True, "meta": meta}
+    torch.save(content, file)
 
 
 def _numpy_ready(tensor: torch.Tensor) -> torch.Tensor:

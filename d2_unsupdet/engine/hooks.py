@@ -1,6 +1,7 @@
 """Hooks around the step: log, save, evaluate, export. They read the trainer and change nothing."""
 
 import logging
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -66,6 +67,16 @@ class MetricsHook(PeriodicHook):
         super().__init__(period)
         self.max_bad_rate = max_bad_rate
         self.reported: set[str] = set()
+
+    def before_train(self) -> None:
+        self._begin = time.monotonic()
+
+    def after_step(self) -> None:
+        if self.trainer.iter == self.trainer.start_iter and comm.is_main_process():
+            # A period can be long: say early whether to wait.
+            seconds = time.monotonic() - self._begin
+            logger.info("first step after %.1f s", seconds)
+        super().after_step()
 
     def act(self) -> None:
         scalars = self.trainer.metrics.flush()

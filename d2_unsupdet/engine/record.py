@@ -43,8 +43,8 @@ def leave(cfg: DictConfig, output: Path, trainer: Trainer) -> None:
     atomic_write(output / "command.txt", lambda file: file.write(command.encode()))
 
 
-def say_start(cfg: DictConfig, trainer: Trainer, report: LoadReport | None) -> None:
-    """What a person wants to know before waiting for hours."""
+def say_start(cfg: DictConfig, trainer: Trainer, report: LoadReport | None, start: int) -> None:
+    """What a person wants to know before waiting for hours; `start` is the first step to run."""
     options, plan, model = cfg.train, trainer.loader.plan, unwrap(trainer.model)
     if str(options.recipe_length) != str(options.max_iter):
         logger.info(
@@ -58,11 +58,24 @@ def say_start(cfg: DictConfig, trainer: Trainer, report: LoadReport | None) -> N
     parts = f" in {trainer.accumulate} micro-batches" if trainer.accumulate > 1 else ""
     share = f" ({report.source_share:.1%} of its parameters used)" if report else ""
     amp = options.amp.dtype if options.amp.enabled else "fp32"
+    spec = cfg.dataloader.train.dataset.get("subset")
+    subset = "" if spec is None else f" (subset {spec})"
+    keys = cfg.model.get("queue_size")
+    if keys is not None and keys > plan.size:
+        logger.warning(
+            "model.queue_size=%d holds the query's own image among its negatives: the data set has "
+            "%d images; choose fewer, for example %d",
+            keys,
+            plan.size,
+            max(1, plan.size // 2),
+        )
     epochs = trainer.length * plan.batch / plan.size
     rows = {
         "model": f"{type(model).__name__}: {trained:.2f} M trained, {frozen:.2f} M not",
-        "weights": f"{options.init_checkpoint or 'random'}{share}",
-        "data": f"{cfg.dataloader.train.dataset.names}: {plan.size} images, "
+        "weights": f"the run's own after step {start}"
+        if start
+        else f"{options.init_checkpoint or 'random'}{share}",
+        "data": f"{cfg.dataloader.train.dataset.names}: {plan.size} images{subset}, "
         f"batch {plan.batch}{parts}",
         "length": f"{trainer.length} steps, {epochs:.2f} epochs",
         "rate": f"{', '.join(f'{r:g}' for r in rates)}; "

@@ -64,7 +64,7 @@ def train(plain: dict, options: Mapping[str, Any]) -> None:
 
     if comm.is_main_process():
         record.leave(cfg, output, trainer)
-        record.say_start(cfg, trainer, report)
+        record.say_start(cfg, trainer, report, start)
     hooks = build_hooks(cfg, trainer, checkpointer, start)
     trainer.register_hooks(hooks.in_order())
     if start < trainer.length:

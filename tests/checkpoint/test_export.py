@@ -86,3 +86,13 @@ def test_bad_places_are_one_sentence(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="Cannot make the folder"):
         write_weights(tmp_path / "file" / "w.pth", {"a": torch.ones(2)})
+
+
+def test_a_torchvision_file_is_what_load_state_dict_takes(tmp_path):
+    import torchvision
+
+    state = torchvision.models.resnet18().state_dict()
+    write_weights(tmp_path / "tv.pth", state, meta={"layout": "torchvision"})
+    loaded = torch.load(tmp_path / "tv.pth", weights_only=True)
+    missing = torchvision.models.resnet18().load_state_dict(loaded, strict=False)
+    assert not missing.missing_keys and not missing.unexpected_keys

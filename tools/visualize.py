@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     run = args.run if args.run.is_dir() else None
     config = args.run / "config.yaml" if run is not None else args.run
-    cfg = load_config(str(config), [*args.set, "train.init_checkpoint=null"])
+    cfg = load_config(str(config), [*args.set, "train.init_checkpoint="])
     if cfg.dataloader.get("test") is None:
         raise UserError(f"{config} has no dataloader.test; it is not that of a detector.")
     cfg = prepare(cfg, eval_only=True)

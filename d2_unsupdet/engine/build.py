@@ -23,7 +23,7 @@ from d2_unsupdet.engine.config import to_plain
 from d2_unsupdet.engine.ema import ModelEMA
 from d2_unsupdet.engine.guard import FiniteGuard
 from d2_unsupdet.engine.hooks import CheckpointHook, EvaluationHook, ExportHook, MetricsHook
-from d2_unsupdet.engine.model_state import share_statistics
+from d2_unsupdet.engine.model_state import batches_uncounted, share_statistics
 from d2_unsupdet.engine.pictures import PicturesHook
 from d2_unsupdet.engine.schedule import to_iterations
 from d2_unsupdet.engine.sync_batch_norm import resolve_sync_bn, use_sync_bn
@@ -124,6 +124,7 @@ class Hooks:
         """What follows the last step, for a run whose steps are all done: a kill may have come
         between its last checkpoint and its scores."""
         trainer.iter = trainer.length - 1
+        trainer.learning_rate()  # as the last step left it: it is part of the state's hash
         with EventStorage(trainer.iter) as trainer.storage:
             for hook in (self.evaluation, self.export):
                 if hook is not None:
@@ -165,7 +166,8 @@ def build_hooks(
     def evaluate() -> dict[str, Any]:
         if options.precise_bn.enabled:
             model.train()
-            update_bn_stats(model, trainer.loader.from_step(0), options.precise_bn.num_iter)
+            with batches_uncounted(model):
+                update_bn_stats(model, trainer.loader.from_step(0), options.precise_bn.num_iter)
         share_statistics(model)
         if options.precise_bn.enabled and trainer.ema is not None:
             trainer.ema.adopt_statistics(model)

@@ -1,5 +1,7 @@
 """State of a model that its `state_dict` does not hold, and batch-norm statistics over ranks."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -27,6 +29,18 @@ def load_extra_state(model: nn.Module, state: dict[str, Any]) -> None:
     for key, value in state.items():
         path, _, name = key.rpartition(".")
         setattr(model.get_submodule(path), name, value)
+
+
+@contextmanager
+def batches_uncounted(model: nn.Module) -> Iterator[None]:
+    """Batch norm's counters as they were, after forwards that are not training."""
+    counters = [b for name, b in model.named_buffers() if name.endswith("num_batches_tracked")]
+    before = [counter.clone() for counter in counters]
+    try:
+        yield
+    finally:
+        for counter, value in zip(counters, before, strict=True):
+            counter.copy_(value)
 
 
 @torch.no_grad()

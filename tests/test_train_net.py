@@ -145,7 +145,7 @@ def test_a_run_killed_three_times_ends_in_the_same_bits(images, whole, tmp_path,
     options, kills = pretrain_options(images, output, **changes), 0
     for moment in moments:
         kills += kill_when(start(PRETRAIN, "--resume", *options), moment)
-        options = pretrain_options(images, output, **changes, **resumed)
+        options = pretrain_options(images, output, **(changes | resumed))
     log = finish(start(PRETRAIN, "--resume", *options))
     assert kills == 3 and "resumed after step" in log
     assert digest(output) == digest(reference)

@@ -155,12 +155,12 @@ def _read_results(run: Run) -> None:
             run.scores[name] = float(value)
 
 
-def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(nested: dict[str, Any], prefix: str = "", separator: str = "/") -> dict[str, Any]:
     """{"bbox": {"AP": 1.0}} -> {"bbox/AP": 1.0}."""
     flat: dict[str, Any] = {}
     for name, value in nested.items():
         if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{name}/")
+            flat |= flatten(value, f"{prefix}{name}{separator}", separator)
         else:
             flat[f"{prefix}{name}"] = value
     return flat

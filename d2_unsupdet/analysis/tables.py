@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from d2_unsupdet.analysis.curves import COLORS, dash
-from d2_unsupdet.analysis.runs import Run, headline
+from d2_unsupdet.analysis.runs import Run, flatten, headline
 
 _FIRST = ("AP", "AP50", "AP75", "mIoU")  # the columns of a task, when it has them
 
@@ -120,7 +120,8 @@ def all_scores(runs: Sequence[Run]) -> str:
 def definitions(entries: dict[str, Any]) -> str:
     """Names and values as a list; nested ones joined with dots."""
     items = "".join(
-        f"<dt>{escape(str(k))}</dt><dd>{escape(_shown(v))}</dd>" for k, v in _flat(entries).items()
+        f"<dt>{escape(str(k))}</dt><dd>{escape(_shown(v))}</dd>"
+        for k, v in flatten(entries, separator=".").items()
     )
     return f"<dl>{items}</dl>" if items else ""
 
@@ -260,16 +261,6 @@ def _score(
     difference = f" {delta(value, reference)}" if reference is not None else ""
     kind = ' class="best"' if runs > 1 and value == best else ""
     return f'<td{kind} data-value="{value!r}">{value:.{digits}f}{difference}</td>'
-
-
-def _flat(entries: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in entries.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _shown(value: Any) -> str:

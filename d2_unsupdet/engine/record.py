@@ -28,11 +28,12 @@ def leave(cfg: DictConfig, output: Path, trainer: Trainer) -> None:
     a label subset, and one line on boxes that training leaves out."""
     path, text = output / "config.yaml", dump_config(cfg)
     if path.exists():
-        before, after = (flatten(yaml.safe_load(t)) for t in (path.read_text(), text))
+        before, after = (
+            flatten(yaml.safe_load(t), separator=".") for t in (path.read_text(), text)
+        )
         for key in sorted(before.keys() | after.keys()):
             if before.get(key) != after.get(key):
-                name = key.replace("/", ".")
-                logger.warning("changed: %s %r -> %r", name, before.get(key), after.get(key))
+                logger.warning("changed: %s %r -> %r", key, before.get(key), after.get(key))
     atomic_write(path, lambda file: file.write(text.encode()))
     write_json(output / "environment.json", env.summary())
     records, dataset = trainer.loader.dataset.records, cfg.dataloader.train.dataset

@@ -16,3 +16,19 @@ def add_unsupdet_config(cfg: CfgNode) -> None:
     cfg.MODEL.MOCO.MOMENTUM = 0.999
     cfg.MODEL.MOCO.TEMPERATURE = 0.2
     cfg.MODEL.MOCO.SHUFFLE_BN = True
+
+    # DUPR (arXiv:2103.04814); as above, with OUT_FEATURES ["res2", "res3", "res4", "res5"].
+    cfg.MODEL.DUPR = CfgNode()
+    cfg.MODEL.DUPR.LEVELS = ["res2", "res3", "res4", "res5"]
+    cfg.MODEL.DUPR.IMAGE_WEIGHTS = [0.1, 0.4, 0.7, 1.0]
+    cfg.MODEL.DUPR.PATCH_WEIGHTS = [0.0, 0.0, 1.0, 1.0]
+    cfg.MODEL.DUPR.PATCH_SIZES = [56, 28, 14, 7]
+    cfg.MODEL.DUPR.PATCH_REDUCTION = "mean"  # or "sum", as the paper's formula reads
+    cfg.MODEL.DUPR.PATCH_CHUNK = 512  # rows of patch logits in memory at a time
+    cfg.MODEL.DUPR.PATCH_KEYS = 4  # an image, into each patch bank
+    cfg.MODEL.DUPR.DIM = 128
+    cfg.MODEL.DUPR.QUEUE_SIZE = 65536
+    cfg.MODEL.DUPR.PATCH_QUEUE_SIZE = 65536
+    cfg.MODEL.DUPR.TEMPERATURE = 0.2
+    cfg.MODEL.DUPR.MOMENTUM = 0.999
+    cfg.MODEL.DUPR.SHUFFLE_BN = True

@@ -182,7 +182,7 @@ def test_a_loss_that_is_not_finite_on_one_rank_ends_both_and_replays(images, tmp
     log = finish(start(PRETRAIN, "--num-gpus", 2, *options), code=2)
     assert time.monotonic() - begin < 120
     sentence = next(line for line in log.splitlines() if line.startswith("error: "))
-    assert "loss_moco not finite at step" in sentence and ".jpg" in sentence
+    assert "loss_image_res5 not finite at step" in sentence and ".jpg" in sentence
     capture = next((tmp_path / "nan").glob("capture_*_rank0.pth"))
     replay = subprocess.run(
         [sys.executable, "-m", "d2_unsupdet.engine.replay", str(capture)],
@@ -190,7 +190,7 @@ def test_a_loss_that_is_not_finite_on_one_rank_ends_both_and_replays(images, tmp
         capture_output=True,
         text=True,
     )
-    assert "loss_moco: nan" in replay.stdout, replay.stderr[-3000:]
+    assert "loss_image_res5: nan" in replay.stdout, replay.stderr[-3000:]
 
 
 def test_saved_config_runs_again(whole, tmp_path):

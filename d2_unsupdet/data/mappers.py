@@ -28,6 +28,7 @@ class PairedViewMapper:
     >>> sample = PairedViewMapper(size=224)({"file_name": "street.jpg", "image_id": 7})
     >>> sample["views"]          # uint8 RGB (2, 3, 224, 224)
     >>> sample["overlap"]        # float32 (2, 4), XYXY in each view's pixels, mirroring included
+    >>> sample["rectangles"]     # float32 (2, 4), XYXY of each view in the pixels of the image
 
     Args:
         size: side of both views.
@@ -66,6 +67,7 @@ class PairedViewMapper:
             "views": torch.from_numpy(views),
             "overlap": torch.from_numpy(pair.overlap),
             "flipped": torch.tensor([pair.first.flipped, pair.second.flipped]),
+            "rectangles": torch.tensor([pair.first.rectangle, pair.second.rectangle]).float(),
             "valid": pair.valid,
         }
 

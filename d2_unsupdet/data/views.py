@@ -54,6 +54,10 @@ class Crop(Transform):
     def short_side(self) -> int:
         return min(self.width, self.height)
 
+    @property
+    def rectangle(self) -> tuple[int, int, int, int]:
+        return self.left, self.top, self.right, self.bottom
+
     def apply_image(self, img: np.ndarray) -> np.ndarray:
         """The view's pixels, interpolated; antialiased where they shrink more than twofold."""
         patch = img[self.top : self.bottom, self.left : self.right]

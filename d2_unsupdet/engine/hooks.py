@@ -16,6 +16,7 @@ from d2_unsupdet.checkpoint.export import export_weights
 from d2_unsupdet.engine.model_state import extra_state, load_extra_state, share_statistics
 from d2_unsupdet.engine.trainer import Trainer, unwrap
 from d2_unsupdet.errors import UserError, nearest
+from d2_unsupdet.pretext.metrics import below_floor
 from d2_unsupdet.seeding import seeded
 
 logger = logging.getLogger(__name__)
@@ -81,7 +82,22 @@ class MetricsHook(PeriodicHook):
     def act(self) -> None:
         scalars = self.trainer.metrics.flush()
         self.trainer.storage.put_scalars(smoothing_hint=False, **scalars)
+        self._watch_floors(scalars)
         self._watch_files()
+
+    def _watch_floors(self, scalars: dict[str, float]) -> None:
+        for name, floor in below_floor(scalars).items():
+            if name not in self.reported:
+                self.reported.add(name)
+                logger.warning(
+                    "%s is %.4f at step %d, under %.4f: the embeddings are collapsing to one "
+                    "point; check the learning rate, the BN of the projector and that the "
+                    "predictor keeps its rate (said once)",
+                    name,
+                    scalars[name],
+                    self.trainer.iter + 1,
+                    floor,
+                )
 
     def _watch_files(self) -> None:
         """The same count and the same verdict on every rank: each file once, whoever met it."""

@@ -18,6 +18,7 @@ from d2_unsupdet.cli import run_tool
 from d2_unsupdet.data.plan import Position
 from d2_unsupdet.engine.build import build_model
 from d2_unsupdet.engine.model_state import load_extra_state
+from d2_unsupdet.engine.schedule import to_iterations
 from d2_unsupdet.engine.trainer import AMP_DTYPES
 from d2_unsupdet.seeding import seed_everything
 
@@ -32,8 +33,12 @@ def replay(path: Path) -> dict[str, float]:
     load_extra_state(model, capture["extra"])
     model.train()
     model.auto_commit = False  # type: ignore[assignment]  # teachers and queues stand still within a step
-    dataset = instantiate(cfg.dataloader.train).dataset
-    batch = [dataset[Position(epoch, index)] for epoch, index in capture["positions"]]
+    loader = instantiate(cfg.dataloader.train)
+    if hasattr(model, "progress"):
+        plan = loader.plan
+        length = to_iterations(cfg.train.max_iter, size=plan.size, batch=plan.batch)
+        model.progress = capture["step"] / length  # type: ignore[assignment]
+    batch = [loader.dataset[Position(epoch, index)] for epoch, index in capture["positions"]]
     size = len(batch) // cfg.train.accumulate
     device = next(model.parameters()).device
     amp = cfg.train.amp

@@ -127,6 +127,7 @@ class Trainer(TrainerBase):
         rate = self.learning_rate()
 
         self.model.train()
+        self._tell_progress()
         try:
             losses = self._forward_backward(batch)
             norm = self._clip()
@@ -143,6 +144,12 @@ class Trainer(TrainerBase):
         self.metrics.add(device_metrics)
         elapsed = time.perf_counter() - start
         self.metrics.add_host({"time": elapsed, "data_time": waited, "lr": rate})
+
+    def _tell_progress(self) -> None:
+        """A method whose losses depend on the schedule has a `progress` in [0, 1]."""
+        bare = unwrap(self.model)
+        if hasattr(bare, "progress"):
+            bare.progress = self.iter / self.length  # type: ignore[assignment]
 
     def _check(
         self, losses: dict[str, torch.Tensor], norm: torch.Tensor | None, batch: list[dict]

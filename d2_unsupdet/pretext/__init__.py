@@ -4,6 +4,8 @@ from d2_unsupdet.availability import require_detectron2
 
 require_detectron2()
 
+from d2_unsupdet.pretext.contrastive import InfoNCE
+from d2_unsupdet.pretext.dupr import DUPR
 from d2_unsupdet.pretext.moco_v2 import MoCoV2
 
-__all__ = ["MoCoV2"]
+__all__ = ["DUPR", "InfoNCE", "MoCoV2"]

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from d2_unsupdet.errors import UserError
+
 
 @dataclass(frozen=True)
 class Contrast:
@@ -21,36 +23,51 @@ class Contrast:
     correct: Tensor  # 1.0 where the positive is nearer than every entry of the bank
 
 
-def info_nce(
-    query: Tensor,
-    positive: Tensor,
-    bank: Tensor,
-    *,
-    temperature: float,
-    chunk: int | None = None,
-) -> Contrast:
+@dataclass(frozen=True, kw_only=True)
+class InfoNCE:
     """Cross-entropy over (1 + K) similarities with the positive in slot 0; one loss a row.
 
+    ::
+
+        contrast = InfoNCE(temperature=0.2, chunk=512)(query, positive, bank)
+        contrast.loss.mean().backward()
+
     Args:
-        query: (rows, dim), L2-normalised, carries gradient.
-        positive: (rows, dim), L2-normalised.
-        bank: (K, dim), L2-normalised, constant.
         temperature: divides the similarities.
         chunk: rows whose logits exist at a time; they are computed again in the backward pass.
             None keeps all logits, which is faster while they fit.
     """
-    with torch.autocast(query.device.type, enabled=False):
-        dtype = torch.promote_types(query.dtype, torch.float32)
-        query, positive, bank = (x.to(dtype) for x in (query, positive.detach(), bank.detach()))
-        if chunk is None or chunk >= len(query):
-            return Contrast(*_rows(query, positive, bank, temperature))
-        parts = [
-            checkpoint(
-                _rows, q, p, bank, temperature, use_reentrant=False, preserve_rng_state=False
-            )
-            for q, p in zip(query.split(chunk), positive.split(chunk), strict=True)
-        ]
-        return Contrast(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+    temperature: float = 0.2
+    chunk: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise UserError(f"The temperature is {self.temperature}; it must be above 0.")
+        if self.chunk is not None and self.chunk < 1:
+            raise UserError(f"The chunk of logits is {self.chunk} rows; use 1 or more, or None.")
+
+    def __call__(self, query: Tensor, positive: Tensor, bank: Tensor) -> Contrast:
+        """Of `query` and `positive` (rows, dim) and `bank` (K, dim), all L2-normalised; only the
+        query carries gradient."""
+        with torch.autocast(query.device.type, enabled=False):
+            dtype = torch.promote_types(query.dtype, torch.float32)
+            query, positive, bank = (x.to(dtype) for x in (query, positive.detach(), bank.detach()))
+            if self.chunk is None or self.chunk >= len(query):
+                return Contrast(*_rows(query, positive, bank, self.temperature))
+            parts = [
+                checkpoint(
+                    _rows,
+                    q,
+                    p,
+                    bank,
+                    self.temperature,
+                    use_reentrant=False,
+                    preserve_rng_state=False,
+                )
+                for q, p in zip(query.split(self.chunk), positive.split(self.chunk), strict=True)
+            ]
+            return Contrast(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
 def _rows(

@@ -7,6 +7,9 @@ from torch import Tensor, nn
 
 from d2_unsupdet.errors import UserError
 
+IMAGENET_MEAN = (123.675, 116.280, 103.530)  # RGB, 0-255
+IMAGENET_STD = (58.395, 57.120, 57.375)
+
 
 class ViewInput(nn.Module):
     """Stacks the views of a batch as they are (uint8), and normalises them where they are needed.

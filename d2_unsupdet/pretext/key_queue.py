@@ -18,7 +18,7 @@ class KeyQueue(nn.Module):
     It starts with random unit vectors that are the same on every rank and in every run::
 
         queue = KeyQueue(size=65536, dim=128)
-        loss = info_nce(query, positive, queue.keys, temperature=0.2).loss.mean()
+        loss = InfoNCE(temperature=0.2)(query, positive, queue.keys).loss.mean()
         queue.enqueue(positive)
 
     Args:

@@ -8,10 +8,19 @@ import torch
 from torch import Tensor
 
 _sums: dict[str, tuple[Tensor, int]] = {}
+_floors: dict[str, float] = {}
 
 
-def log_metric(name: str, value: Tensor) -> None:
-    """Add one observation (the mean of `value`); it stays on its device and carries no gradient."""
+def log_metric(name: str, value: Tensor, *, warn_below: float | None = None) -> None:
+    """Add one observation (the mean of `value`); it stays on its device and carries no gradient.
+
+    Args:
+        name: slash-separated.
+        value: any shape.
+        warn_below: whoever writes the log warns when the period's mean is under this.
+    """
+    if warn_below is not None:
+        _floors[name] = warn_below
     value = value.detach().float().mean()
     total, count = _sums.get(name, (torch.zeros_like(value), 0))
     _sums[name] = (total + value, count + 1)
@@ -22,3 +31,8 @@ def drain_metrics() -> dict[str, Tensor]:
     means = {name: total / count for name, (total, count) in _sums.items()}
     _sums.clear()
     return means
+
+
+def below_floor(means: dict[str, float]) -> dict[str, float]:
+    """The floors of the metrics that lie under theirs."""
+    return {name: floor for name, floor in _floors.items() if means.get(name, floor) < floor}

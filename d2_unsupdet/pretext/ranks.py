@@ -33,3 +33,29 @@ def shared_permutation(length: int, device: torch.device) -> Tensor:
     if comm.get_world_size() > 1:
         dist.broadcast(order, src=0)
     return order
+
+
+@torch.no_grad()
+def shared_draw(rows: int, columns: int, device: torch.device) -> Tensor:
+    """Uniform numbers (global rows, columns), rank 0's on every rank: what one process with the
+    whole batch would draw. `rows` are this rank's."""
+    numbers = torch.rand(rows * comm.get_world_size(), columns, device=device)
+    if comm.get_world_size() > 1:
+        dist.broadcast(numbers, src=0)
+    return numbers
+
+
+def mean_over(values: Tensor, chosen: Tensor) -> Tensor:
+    """Mean of `values` (n,) over the `chosen` (n,) bool or weight of all ranks; 0 if there is none.
+
+    Scaled so that DistributedDataParallel's average over ranks is that mean, also where one rank
+    has fewer of them than another.
+    """
+    weight = chosen.to(values.dtype)
+    count, world = weight.detach().sum(), comm.get_world_size()
+    if world > 1:
+        dist.all_reduce(count)
+    # Before the sum: a value that is not chosen may be anything, even NaN.
+    kept = torch.where(weight > 0, values, 0)
+    mean = (kept * weight).sum() * world / count.clamp(min=torch.finfo(values.dtype).tiny)
+    return mean

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from d2_unsupdet.pretext.contrastive import info_nce
+from d2_unsupdet.pretext.contrastive import InfoNCE
 
 
 def brute_force(query, positive, bank, temperature):
@@ -28,14 +28,14 @@ def problem():
 
 @pytest.mark.parametrize("chunk", [None, 1, 3, 100])
 def test_equals_brute_force(problem, chunk):
-    contrast = info_nce(*problem, temperature=0.2, chunk=chunk)
+    contrast = InfoNCE(temperature=0.2, chunk=chunk)(*problem)
     expected = torch.tensor(brute_force(*problem, 0.2))
     torch.testing.assert_close(contrast.loss.detach(), expected)
 
 
 def test_statistics(problem):
     query, positive, bank = problem
-    contrast = info_nce(query, positive, bank, temperature=0.2)
+    contrast = InfoNCE(temperature=0.2)(query, positive, bank)
     far = query @ bank.T
     near = (query * positive).sum(1)
     torch.testing.assert_close(contrast.negative, far.mean(1).detach())
@@ -49,7 +49,7 @@ def test_statistics(problem):
 def test_chunks_give_the_same_gradient(problem):
     query, positive, bank = problem
     gradients = [
-        torch.autograd.grad(info_nce(*problem, temperature=0.2, chunk=c).loss.mean(), query)[0]
+        torch.autograd.grad(InfoNCE(temperature=0.2, chunk=c)(*problem).loss.mean(), query)[0]
         for c in (None, 2)
     ]
     torch.testing.assert_close(*gradients)
@@ -57,13 +57,13 @@ def test_chunks_give_the_same_gradient(problem):
 
 def test_gradient_stops_at_keys(problem):
     query, positive, bank = problem
-    info_nce(
-        query, positive.requires_grad_(), bank.requires_grad_(), temperature=0.2
+    InfoNCE(temperature=0.2)(
+        query, positive.requires_grad_(), bank.requires_grad_()
     ).loss.sum().backward()
     assert query.grad is not None and positive.grad is None and bank.grad is None
 
 
 def test_bf16_autocast_changes_nothing(problem):
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = info_nce(*problem, temperature=0.2)
-    assert torch.equal(inside.loss, info_nce(*problem, temperature=0.2).loss)
+        inside = InfoNCE(temperature=0.2)(*problem)
+    assert torch.equal(inside.loss, InfoNCE(temperature=0.2)(*problem).loss)

@@ -27,7 +27,7 @@ def train(model: MoCoV2, batches: list[list[dict]]) -> list[float]:
     model.auto_commit = False
     optimizer, losses = sgd(model), []
     for batch in batches:
-        loss = model(batch)["loss_moco"]
+        loss = model(batch)["loss_image_res5"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -39,16 +39,16 @@ def train(model: MoCoV2, batches: list[list[dict]]) -> list[float]:
 def train_in_the_original_order(model: MoCoV2, batches: list[list[dict]]) -> list[float]:
     """Query forward, EMA, key forward, cross-entropy, enqueue, optimizer step; written plainly."""
     optimizer, losses = sgd(model), []
-    bank, pointer = model.queues["res5"].keys.clone(), 0
+    bank, pointer = model.queues["image_res5"].keys.clone(), 0
     for batch in batches:
         images = torch.stack([s["views"] for s in batch]).double()
         images = (images - model.views.mean) / model.views.std
-        q = model.query(images[:, 0])["res5"]
+        q = model.query(images[:, 0])["image_res5"]
         with torch.no_grad():
             for k, p in zip(model.key.parameters(), model.query.parameters(), strict=True):
                 k.copy_(k + (1 - model.momentum) * (p - k))
-            k = model.key(images[:, 1])["res5"]
-        logits = torch.cat([(q * k).sum(1, keepdim=True), q @ bank.T], 1) / model.temperature
+            k = model.key(images[:, 1])["image_res5"]
+        logits = torch.cat([(q * k).sum(1, keepdim=True), q @ bank.T], 1) / model.image_loss.temperature
         loss = F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.long))
         bank = bank.clone()
         for key in k:
@@ -61,7 +61,7 @@ def train_in_the_original_order(model: MoCoV2, batches: list[list[dict]]) -> lis
     with torch.no_grad():  # the deferred model has made the next step's update already
         for k, p in zip(model.key.parameters(), model.query.parameters(), strict=True):
             k.copy_(k + (1 - model.momentum) * (p - k))
-    model.queues["res5"].keys.copy_(bank)
+    model.queues["image_res5"].keys.copy_(bank)
     return losses
 
 
@@ -87,7 +87,7 @@ def test_an_unaware_loop_gives_the_same_weights(batches):
     optimizer = sgd(unaware)
     for batch in batches[:3]:
         optimizer.zero_grad()
-        unaware(batch)["loss_moco"].backward()
+        unaware(batch)["loss_image_res5"].backward()
         optimizer.step()
     saved = unaware.state_dict()
     assert all(torch.equal(v, saved[k]) for k, v in aware.state_dict().items())
@@ -96,16 +96,16 @@ def test_an_unaware_loop_gives_the_same_weights(batches):
 def test_accumulated_forwards_see_one_bank_and_one_teacher(batches):
     model = tiny_moco()
     model.auto_commit = False
-    before = parameters(model.key), model.queues["res5"].keys.clone()
-    first = model(batches[0])["loss_moco"]
+    before = parameters(model.key), model.queues["image_res5"].keys.clone()
+    first = model(batches[0])["loss_image_res5"]
     model(batches[1])
-    again = model(batches[0])["loss_moco"]
+    again = model(batches[0])["loss_image_res5"]
     assert torch.equal(first, again)
     assert torch.equal(parameters(model.key), before[0])
-    assert torch.equal(model.queues["res5"].keys, before[1])
+    assert torch.equal(model.queues["image_res5"].keys, before[1])
     model.commit()
-    assert int(model.queues["res5"].pointer) == 15
-    assert torch.equal(model.queues["res5"].keys[15:], before[1][15:])
+    assert int(model.queues["image_res5"].pointer) == 15
+    assert torch.equal(model.queues["image_res5"].keys[15:], before[1][15:])
 
 
 def test_discard_takes_the_step_back(batches):
@@ -122,7 +122,7 @@ def test_discard_takes_the_step_back(batches):
 
 def test_gradient_reaches_the_query_side_only(batches):
     model = tiny_moco()
-    model(batches[0])["loss_moco"].backward()
+    model(batches[0])["loss_image_res5"].backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.query.parameters())
     assert all(p.grad is None and not p.requires_grad for p in model.key.parameters())
 
@@ -139,7 +139,7 @@ def test_loss_does_not_depend_on_the_order_of_the_batch(batches):
     model = tiny_moco().double()
     model.auto_commit = False
     shuffled = [batches[0][i] for i in (3, 0, 4, 1, 2)]
-    losses = [model(batch)["loss_moco"].item() for batch in (batches[0], shuffled)]
+    losses = [model(batch)["loss_image_res5"].item() for batch in (batches[0], shuffled)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-9)
 
 
@@ -149,10 +149,10 @@ def test_metrics(batches):
     model(batches[0])
     metrics = {name: value.item() for name, value in drain_metrics().items()}
     assert set(metrics) == {
-        f"moco/{name}"
+        f"image_res5/{name}"
         for name in ("accuracy", "positive_similarity", "negative_similarity", "feature_std")
     }
-    assert 0 <= metrics["moco/accuracy"] <= 1 and metrics["moco/feature_std"] > 0
+    assert 0 <= metrics["image_res5/accuracy"] <= 1 and metrics["image_res5/feature_std"] > 0
 
 
 def test_state_dict_round_trip_continues_bit_for_bit(batches):
@@ -168,7 +168,7 @@ def test_bf16_is_close_to_fp32():
     losses, batch = [], paired_batch(5, side=64)
     for enabled in (False, True):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
-            loss = tiny_moco()(batch)["loss_moco"]
+            loss = tiny_moco()(batch)["loss_image_res5"]
         loss.backward()
         assert loss.dtype == torch.float32
         losses.append(loss.item())
@@ -179,17 +179,17 @@ def test_chunked_logits_change_nothing(batches):
     gradients = []
     for chunk in (None, 2):
         model = tiny_moco(logit_chunk=chunk)
-        model(batches[0])["loss_moco"].backward()
-        gradients.append(model.query.heads["res5"].out.weight.grad)
+        model(batches[0])["loss_image_res5"].backward()
+        gradients.append(model.query.image_heads["res5"].out.weight.grad)
     torch.testing.assert_close(*gradients)
 
 
 def test_evaluation_stores_nothing(batches):
     model = tiny_moco().eval()
-    pointer = model.queues["res5"].pointer.clone()
+    pointer = model.queues["image_res5"].pointer.clone()
     model(batches[0])
     model.commit()
-    assert torch.equal(model.queues["res5"].pointer, pointer)
+    assert torch.equal(model.queues["image_res5"].pointer, pointer)
 
 
 def test_export_is_the_query_backbone_strictly(batches):
@@ -214,7 +214,7 @@ def train_half(model: MoCoV2, rank: int, steps: int) -> None:
     for step in range(steps):
         torch.manual_seed(10 * step + rank)
         optimizer.zero_grad()
-        parallel(paired_batch(8, step)[4 * rank :][:4])["loss_moco"].backward()
+        parallel(paired_batch(8, step)[4 * rank :][:4])["loss_image_res5"].backward()
         optimizer.step()
         model.commit()
 
@@ -227,7 +227,7 @@ def two_ranks(rank: int) -> dict[str, torch.Tensor]:
     train_half(model, rank, steps=2)
     synced = resolve_sync_bn(use_sync_bn(tiny_moco().double()))
     train_half(synced, rank, steps=3)
-    queue = model.queue("res5")
+    queue = model.queue("image_res5")
     second_views = torch.stack([s["views"][1] for s in paired_batch(8, 0)])
     return {
         "bank": queue.keys,
@@ -271,14 +271,14 @@ def test_a_step_does_not_wait_for_the_gpu(batches):
     model(batches[0])  # warms up cuDNN
     torch.cuda.set_sync_debug_mode("error")
     try:
-        model(batches[1])["loss_moco"].backward()
+        model(batches[1])["loss_image_res5"].backward()
         model.commit()
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
 
 def test_bad_settings_are_sentences(batches):
-    with pytest.raises(UserError, match="'res5' holds 4 keys but one step brings 5"):
+    with pytest.raises(UserError, match="'image_res5' holds 4 keys but one step brings 5"):
         train(tiny_moco(queue_size=4), batches[:1])
     with pytest.raises(UserError, match="no output 'res6'.*Did you mean 'res5'"):
         MoCoV2(backbone=tiny_resnet(), level="res6")
@@ -297,5 +297,5 @@ def test_yaml_config_builds_the_same_model():
     resnet.OUT_FEATURES = ["res5"]
     cfg.MODEL.MOCO.QUEUE_SIZE, cfg.MODEL.MOCO.DIM = 24, 16
     model = build_model(cfg)
-    assert isinstance(model, MoCoV2) and model.momentum == 0.999 and model.temperature == 0.2
+    assert isinstance(model, MoCoV2) and model.momentum == 0.999 and model.image_loss.temperature == 0.2
     model.load_state_dict(tiny_moco().state_dict())

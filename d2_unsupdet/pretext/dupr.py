@@ -147,6 +147,10 @@ class DUPR(DeferredUpdates):
         if patch_reduction not in ("mean", "sum"):
             raise UserError(f"patch_reduction is '{patch_reduction}'; use 'mean' or 'sum'.")
         for level in beta:
+            if level not in sizes:
+                raise UserError(
+                    f"patch_sizes is 0 at {level}, where patch_weights is {beta[level]}."
+                )
             if not 1 <= patch_keys <= sizes[level] ** 2:
                 raise UserError(
                     f"patch_keys={patch_keys}, but {level} has {sizes[level]}x{sizes[level]} "

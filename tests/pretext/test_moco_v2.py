@@ -48,7 +48,9 @@ def train_in_the_original_order(model: MoCoV2, batches: list[list[dict]]) -> lis
             for k, p in zip(model.key.parameters(), model.query.parameters(), strict=True):
                 k.copy_(k + (1 - model.momentum) * (p - k))
             k = model.key(images[:, 1])["image_res5"]
-        logits = torch.cat([(q * k).sum(1, keepdim=True), q @ bank.T], 1) / model.image_loss.temperature
+        logits = (
+            torch.cat([(q * k).sum(1, keepdim=True), q @ bank.T], 1) / model.image_loss.temperature
+        )
         loss = F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.long))
         bank = bank.clone()
         for key in k:
@@ -297,5 +299,9 @@ def test_yaml_config_builds_the_same_model():
     resnet.OUT_FEATURES = ["res5"]
     cfg.MODEL.MOCO.QUEUE_SIZE, cfg.MODEL.MOCO.DIM = 24, 16
     model = build_model(cfg)
-    assert isinstance(model, MoCoV2) and model.momentum == 0.999 and model.image_loss.temperature == 0.2
+    assert (
+        isinstance(model, MoCoV2)
+        and model.momentum == 0.999
+        and model.image_loss.temperature == 0.2
+    )
     model.load_state_dict(tiny_moco().state_dict())

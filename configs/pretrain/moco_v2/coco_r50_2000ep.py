@@ -2,7 +2,7 @@
 
 from .imagenet_r50_200ep import dataloader, lr_multiplier, model, optimizer, train
 
-dataloader.train.dataset.names = "coco_2017_train"
+dataloader.train.dataset.names = "coco_2017_train_unlabeled"
 
 train.max_iter = "2000 epochs"
 train.checkpointer.period = "50 epochs"

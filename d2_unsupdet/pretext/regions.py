@@ -9,17 +9,40 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def region_embeddings(logits: Tensor, features: Tensor) -> Tensor:
+def region_embeddings(logits: Tensor, features: Tensor, chosen: Tensor | None = None) -> Tensor:
     """Features summed under each pseudo-category's soft mask: (batch, regions, channels).
 
     Args:
-        logits: (batch, regions, positions); a softmax over the regions makes the masks.
+        logits: (batch, categories, positions); a softmax over the categories makes the masks.
         features: (batch, channels, positions).
+        chosen: (batch, regions), the categories of each image that are wanted; None takes all.
     """
     with torch.autocast(logits.device.type, enabled=False):
-        dtype = torch.promote_types(logits.dtype, torch.float32)
-        masks = F.softmax(logits.to(dtype), dim=1)
-        return masks @ features.to(dtype).transpose(1, 2)
+        masks = region_masks(logits)
+        if chosen is not None:
+            masks = masks.gather(1, chosen[..., None].expand(-1, -1, masks.shape[2]))
+        return masks @ features.to(masks.dtype).transpose(1, 2)
+
+
+def region_masks(logits: Tensor) -> Tensor:
+    """Each position's shares in the categories, (batch, categories, positions), at least fp32."""
+    return F.softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=1)
+
+
+@torch.no_grad()
+def shared_regions(first: Tensor, second: Tensor, count: int) -> Tensor:
+    """The categories of each image that cover most in the view where they cover less.
+
+    Args:
+        first: logits of one view, (batch, categories, positions).
+        second: logits of the other view.
+        count: how many are wanted; all of them where there are fewer.
+
+    Returns:
+        (batch, count), the largest first.
+    """
+    mass = torch.minimum(*(region_masks(logits).sum(dim=2) for logits in (first, second)))
+    return mass.topk(min(count, mass.shape[1]), dim=1).indices
 
 
 def region_contrast(query: Tensor, key: Tensor, *, temperature: float) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 
 _CHILD = """
-import importlib.util, pickle, sys
+import importlib.util, os, pickle, sys
 import torch, torch.distributed as dist
 file, name, rank, world, port, folder = sys.argv[1:]
 torch.set_num_threads(1)
@@ -30,7 +30,10 @@ spec.loader.exec_module(module)
 args = pickle.load(open(f"{folder}/args", "rb"))
 result = getattr(module, name)(int(rank), *args)
 torch.save(result, f"{folder}/result{rank}")
+dist.barrier()  # nobody leaves while another still talks
 dist.destroy_process_group()
+sys.stdout.flush()
+os._exit(0)  # gloo's threads can abort an interpreter that ends within milliseconds
 """
 
 

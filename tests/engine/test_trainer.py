@@ -12,6 +12,7 @@ from d2_unsupdet.engine.ema import ModelEMA
 from d2_unsupdet.engine.guard import FiniteGuard, NotFinite
 from d2_unsupdet.engine.hooks import MetricsHook
 from d2_unsupdet.errors import UserError
+from d2_unsupdet.pretext.metrics import log_metric
 from tests.trainer_toys import Regression, noisy_mapper
 
 
@@ -283,3 +284,32 @@ def test_a_sentence_from_a_worker_stays_one(make_trainer, workers):
     with pytest.raises(UserError) as caught:
         make_trainer(mapper=mapper, workers=workers).train(0, 1)
     assert str(caught.value) == "labels.json names no classes; add them."
+
+
+class Watched(Regression):
+    """Notes the progress it is told, and logs a metric that sinks under its floor."""
+
+    progress = 0.0
+
+    def __init__(self):
+        super().__init__()
+        self.told = []
+
+    def forward(self, batch):
+        self.told.append(self.progress)
+        log_metric("toy/feature_std", torch.tensor(1 - self.progress), warn_below=0.6)
+        return super().forward(batch)
+
+
+def test_a_method_is_told_its_progress_also_after_a_resume(make_trainer):
+    model = Watched()
+    make_trainer(model=model, length=10).train(4, 7)
+    assert model.told == pytest.approx([0.4, 0.5, 0.6])
+
+
+def test_a_metric_under_its_floor_is_a_warning_said_once(make_trainer, caplog):
+    trainer = make_trainer(model=Watched(), length=10)
+    trainer.register_hooks([MetricsHook(2)])
+    trainer.train(0, 10)
+    said = [r.getMessage() for r in caplog.records if "collapsing" in r.getMessage()]
+    assert len(said) == 1 and "toy/feature_std is 0.5500 at step 6, under 0.6000" in said[0]

@@ -32,3 +32,24 @@ def add_unsupdet_config(cfg: CfgNode) -> None:
     cfg.MODEL.DUPR.TEMPERATURE = 0.2
     cfg.MODEL.DUPR.MOMENTUM = 0.999
     cfg.MODEL.DUPR.SHUFFLE_BN = True
+
+    # SimSiam (arXiv:2011.10566); OUT_FEATURES ["res5"].
+    cfg.MODEL.SIMSIAM = CfgNode()
+    cfg.MODEL.SIMSIAM.DIM = 2048
+    cfg.MODEL.SIMSIAM.HIDDEN = 512
+    cfg.MODEL.SIMSIAM.SIMILARITY = "cosine"  # or "cross_entropy"
+
+    # DenseSiam (arXiv:2203.11075); OUT_FEATURES ["res5"].
+    cfg.MODEL.DENSE_SIAM = CfgNode()
+    cfg.MODEL.DENSE_SIAM.IMAGE_WEIGHT = 1.0
+    cfg.MODEL.DENSE_SIAM.PIXEL_WEIGHT = 1.0
+    cfg.MODEL.DENSE_SIAM.REGION_WEIGHT = 0.1
+    cfg.MODEL.DENSE_SIAM.IMAGE_SIMILARITY = "cosine"
+    cfg.MODEL.DENSE_SIAM.PIXEL_SIMILARITY = "cross_entropy"
+    cfg.MODEL.DENSE_SIAM.CORRESPONDENCE = "location"  # or "feature", "distance", "region"
+    cfg.MODEL.DENSE_SIAM.DIM = 2048
+    cfg.MODEL.DENSE_SIAM.PIXEL_DIM = 2048  # channels, which are the pseudo-categories
+    cfg.MODEL.DENSE_SIAM.HIDDEN = 512
+    cfg.MODEL.DENSE_SIAM.REGION_START = 0.8  # share of the run
+    cfg.MODEL.DENSE_SIAM.REGION_TEMPERATURE = 0.1
+    cfg.MODEL.DENSE_SIAM.REGIONS = 64  # an image; 0 takes all

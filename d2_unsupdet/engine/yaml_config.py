@@ -127,7 +127,10 @@ def to_lazy(cfg: CfgNode) -> DictConfig:
     solver = cfg.SOLVER
     _check_unread(cfg)
     to_iterations(solver.MAX_ITER, size=1, batch=1, key="SOLVER.MAX_ITER")
-    pretext = hasattr(_architecture(cfg.MODEL.META_ARCHITECTURE), "export")
+    architecture = _architecture(cfg.MODEL.META_ARCHITECTURE)
+    pretext = hasattr(architecture, "export")
+    # A method that keeps a part at its first rate says which: SimSiam its predictor.
+    fixed = getattr(architecture, "fixed_rate", None)
     content = {
         "model": L(model_from_yaml)(cfg_text=cfg.dump()),
         "dataloader": _paired(cfg) if pretext else _detection(cfg),
@@ -137,6 +140,7 @@ def to_lazy(cfg: CfgNode) -> DictConfig:
                 weight_decay="${..weight_decay}",
                 norm_weight_decay=solver.WEIGHT_DECAY_NORM,
                 bias_weight_decay=solver.WEIGHT_DECAY_BIAS,
+                rules=[{"match": fixed, "fixed_lr": True}] if fixed else [],
             ),
             lr=solver.BASE_LR,
             momentum=solver.MOMENTUM,
@@ -144,7 +148,7 @@ def to_lazy(cfg: CfgNode) -> DictConfig:
             weight_decay=solver.WEIGHT_DECAY,
         ),
         "lr_multiplier": _multiplier(solver),
-        "train": _train(cfg),
+        "train": _train(cfg, pretext),
     }
     return DictConfig(content, flags={"allow_objects": True})
 
@@ -217,7 +221,7 @@ def _multiplier(solver: CfgNode) -> Any:
     )
 
 
-def _train(cfg: CfgNode) -> dict[str, Any]:
+def _train(cfg: CfgNode, pretext: bool) -> dict[str, Any]:
     clip = cfg.SOLVER.CLIP_GRADIENTS
     if clip.ENABLED and clip.CLIP_TYPE != "full_model":
         raise UserError(
@@ -234,6 +238,8 @@ def _train(cfg: CfgNode) -> dict[str, Any]:
         "device": "auto" if cfg.MODEL.DEVICE == "cuda" else cfg.MODEL.DEVICE,
         "cudnn_benchmark": cfg.CUDNN_BENCHMARK,
         "amp": {"enabled": cfg.SOLVER.AMP.ENABLED, "dtype": "fp16"},
+        # In a pretext the norm of the backbone speaks for the heads, which Detectron2 has no key for.
+        "sync_bn": pretext and cfg.MODEL.RESNETS.NORM == "SyncBN",
         "clip_grad_norm": clip.CLIP_VALUE if clip.ENABLED else 0.0,
         "eval_period": cfg.TEST.EVAL_PERIOD,
         "precise_bn": {

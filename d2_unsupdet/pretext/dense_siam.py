@@ -92,6 +92,8 @@ class DenseSiam(nn.Module):
         pixel_std: per channel, RGB, 0-255.
     """
 
+    fixed_rate = r"\.predictor\."  # SimSiam: predictors keep their first learning rate
+
     @configurable
     def __init__(
         self,

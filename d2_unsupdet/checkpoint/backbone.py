@@ -177,7 +177,7 @@ def load_resnet(
         found = load_resnet(model, allow_unsafe=allow_unsafe) if model else None
         return FrozenResNet(found.architecture if found else RESNET50, seed=seed)
     if Path(source).is_dir():
-        return _of_run(Path(source))
+        return resnet_of(model_of_run(source), str(source))
     file = read_weights(source, allow_unsafe=allow_unsafe)
     state = bare_state(str(source), file.state)
     caffe = file.meta.get("__author__") == _ZOO
@@ -185,6 +185,28 @@ def load_resnet(
         log.info("%s is of Detectron2's model zoo: BGR input, stride in the 1x1.", source)
     input = CAFFE if caffe else Input()
     return _built(str(source), state, input=input, stride_in_1x1=caffe)
+
+
+def model_of_run(folder: str | Path) -> nn.Module:
+    """The whole model of a run on the CPU, with its newest weights (or their moving average).
+
+    Which weights transfer, and what else they can show, is knowledge of the method's own class.
+    """
+    # the engine imports this room
+    from d2_unsupdet.engine.build import build_model
+    from d2_unsupdet.engine.config import load_config
+
+    config = Path(folder) / "config.yaml"
+    if not config.is_file():
+        raise UserError(f"'{folder}' is no folder of a run: it holds no config.yaml.")
+    state = RunCheckpointer(folder, keep_last=0).latest()
+    if state is None:
+        raise UserError(f"The run '{folder}' holds no checkpoint yet.")
+    sets = ["train.init_checkpoint=", "train.device=cpu", "train.sync_bn=false"]
+    model = build_model(load_config(str(config), sets))
+    average = state.get("ema")
+    model.load_state_dict(average["average"] if average else state["model"])
+    return model.eval()
 
 
 def resnet_of(model: nn.Module, source: str = "the model") -> FrozenResNet:
@@ -258,25 +280,6 @@ def _check_whole(source: str, state: Mapping[str, Tensor], built: Mapping[str, T
             f"{source} is not a whole ResNet of basic or bottleneck blocks: "
             f"{'; '.join(wrong[:3])}{more}; fetch or export it again."
         )
-
-
-def _of_run(folder: Path) -> FrozenResNet:
-    """Which weights transfer is knowledge of the method, so its model is built and asked."""
-    # the engine imports this room
-    from d2_unsupdet.engine.build import build_model
-    from d2_unsupdet.engine.config import load_config
-
-    config = folder / "config.yaml"
-    if not config.is_file():
-        raise UserError(f"'{folder}' is no folder of a run: it holds no config.yaml.")
-    state = RunCheckpointer(folder, keep_last=0).latest()
-    if state is None:
-        raise UserError(f"The run '{folder}' holds no checkpoint yet.")
-    sets = ["train.init_checkpoint=", "train.device=cpu", "train.sync_bn=false"]
-    model = build_model(load_config(str(config), sets))
-    average = state.get("ema")
-    model.load_state_dict(average["average"] if average else state["model"])
-    return resnet_of(model, str(folder))
 
 
 def _input_of(model: nn.Module) -> Input:

@@ -1,0 +1,225 @@
+#!/usr/bin/env python
+"""Figures about the features of one or more checkpoints, side by side in one picture.
+
+python tools/analyze.py sensitivity moco=output/moco dupr=output/dupr random
+python tools/analyze.py matching output/run/export.safetensors --data coco_2017_val --images 50
+python tools/analyze.py categories output/dense_siam
+
+A checkpoint is a file of weights in any known layout, the folder of a run, `random` (the first
+other checkpoint's architecture) or `random:CHECKPOINT`; LABEL= before it names it in the picture.
+"""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from d2_unsupdet.analysis import affinity, categories, matching, neighbours, plots, sensitivity
+from d2_unsupdet.analysis.samples import GEOMETRIES, Sample, Views, draw_views, read_samples
+from d2_unsupdet.checkpoint import load_weights, write_json
+from d2_unsupdet.checkpoint.backbone import RANDOM, STAGES, load_resnet, model_of_run
+from d2_unsupdet.cli import run_tool
+from d2_unsupdet.engine.build import build_model
+from d2_unsupdet.engine.config import load_config
+from d2_unsupdet.errors import UserError
+
+Loader = Callable[[str], Any]
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line: one sub-command a figure."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    figures = parser.add_subparsers(dest="figure", required=True, metavar="FIGURE")
+    for name, (run, images, size, level) in FIGURES.items():
+        one = figures.add_parser(name, help=(run.__doc__ or "").partition("\n")[0])
+        one.add_argument("checkpoints", nargs="+", metavar="[LABEL=]CHECKPOINT")
+        one.add_argument("--data", default="toy_val", help="data set (default: %(default)s)")
+        one.add_argument("--images", type=_positive, default=images, help="default: %(default)s")
+        one.add_argument("--size", type=_positive, default=size, help="pixels (%(default)s)")
+        one.add_argument("--seed", type=int, default=0)
+        one.add_argument("--out", type=Path, default=Path("output/analysis"))
+        one.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU if any)")
+        one.add_argument("--allow-unsafe", action="store_true", help="run code that weights bring")
+        if level:
+            one.add_argument("--level", default=level, choices=STAGES, help="default: %(default)s")
+        if name in ("matching", "categories"):
+            text = "of the views (default: crop)"
+            one.add_argument("--geometry", default="crop", choices=GEOMETRIES, help=text)
+        if name not in ("sensitivity",):
+            one.add_argument("--rows", type=_positive, default=3, help="images that are drawn")
+    extra = figures.choices
+    extra["sensitivity"].add_argument("--roi-size", type=_positive, default=7, help="RoIAlign's S")
+    extra["sensitivity"].add_argument("--bins", type=_positive, default=20, help="of IoU")
+    extra["neighbours"].add_argument("--neighbours", type=_positive, default=4, metavar="K")
+    extra["neighbours"].set_defaults(rows=6)
+    extra["affinity"].add_argument("--roi-size", type=_positive, default=14, help="RoIAlign's S")
+    extra["affinity"].add_argument("--tau", type=float, default=0.001, help="of the softmax")
+    extra["matching"].add_argument("--lines", type=_positive, default=40, help="that are drawn")
+    extra["categories"].add_argument("--config", help="of checkpoints that are files")
+    return parser.parse_args(argv)
+
+
+def draw_sensitivity(args: argparse.Namespace, load: Loader) -> tuple[Any, Mapping[str, Any]]:
+    """similarity of regions to an object against their IoU with it"""
+    samples = read_samples(args.data, args.images, seed=args.seed, boxes=True)
+    settings = {"level": args.level, "side": args.size, "roi_size": args.roi_size}
+    results = {
+        label: sensitivity.sensitivity(
+            load(label), samples, bins=args.bins, seed=args.seed, progress=True, **settings
+        )
+        for label in args.named
+    }
+    title = f"Spatial sensitivity: {args.level}, {len(samples)} objects of {args.data}"
+    told = {label: result.to_json() for label, result in results.items()}
+    return sensitivity.draw(results, title), told
+
+
+def draw_neighbours(args: argparse.Namespace, load: Loader) -> tuple[Any, Mapping[str, Any]]:
+    """the images nearest to a few queries by their whole feature map"""
+    samples = read_samples(args.data, args.images, seed=args.seed)
+    if len(samples) < 2:
+        raise UserError(f"Neighbours need at least 2 images of '{args.data}'; raise --images.")
+    settings = {"queries": args.rows, "k": args.neighbours, "level": args.level, "side": args.size}
+    results = {
+        label: neighbours.neighbours(load(label), samples, progress=True, **settings)
+        for label in args.named
+    }
+    title = f"Nearest of {len(samples)} images of {args.data}, dense {args.level}"
+    told = {label: result.to_json(samples) for label, result in results.items()}
+    return neighbours.draw(results, samples, title), told
+
+
+def draw_affinity(args: argparse.Namespace, load: Loader) -> tuple[Any, Mapping[str, Any]]:
+    """which cells of an object in one view the cells in another choose"""
+    samples = read_samples(args.data, args.images, seed=args.seed, boxes=True)
+    pairs = view_pairs(samples, args, whole_box=True)
+    settings = {"level": args.level, "size": args.roi_size, "tau": args.tau}
+    results = {
+        label: affinity.affinity(load(label), pairs, progress=True, **settings)
+        for label in args.named
+    }
+    title = f"Affinity of an object's cells in two views: {args.level}, tau {args.tau:g}"
+    told = {label: result.to_json() for label, result in results.items()}
+    return affinity.draw(results, pairs[: args.rows], title), told
+
+
+def draw_matching(args: argparse.Namespace, load: Loader) -> tuple[Any, Mapping[str, Any]]:
+    """each patch's most similar patch in another view, and how far it is off"""
+    pairs = view_pairs(read_samples(args.data, args.images, seed=args.seed), args)
+    results = {
+        label: matching.matching(load(label), pairs, level=args.level, progress=True)
+        for label in args.named
+    }
+    title = f"Most similar patches of two views: {args.level} at {args.size} pixels"
+    shown = range(min(args.rows, len(pairs)))
+    told = {label: result.to_json() for label, result in results.items()}
+    return matching.draw(results, pairs, title, shown=shown, lines=args.lines), told
+
+
+def draw_categories(args: argparse.Namespace, load: Loader) -> tuple[Any, Mapping[str, Any]]:
+    """the pseudo-categories that a DenseSiam run gives to two views"""
+    pairs = view_pairs(read_samples(args.data, args.images, seed=args.seed), args)
+    results = {
+        label: categories.categories(load(label), pairs, progress=True) for label in args.named
+    }
+    shown = range(min(args.rows, len(pairs)))
+    told = {label: result.to_json() for label, result in results.items()}
+    return categories.draw(results, pairs, "Pseudo-categories of two views", shown=shown), told
+
+
+# figure -> what draws it, images, their size, and the level; sizes and levels are the paper's
+FIGURES: dict[str, tuple[Callable, int, int, str]] = {
+    "sensitivity": (draw_sensitivity, 200, 224, "res4"),
+    "neighbours": (draw_neighbours, 200, 224, "res5"),
+    "affinity": (draw_affinity, 50, 448, "res5"),
+    "matching": (draw_matching, 50, 448, "res4"),
+    "categories": (draw_categories, 50, 224, ""),
+}
+
+
+def view_pairs(
+    samples: Sequence[Sample], args: argparse.Namespace, *, whole_box: bool = False
+) -> list[Views]:
+    """Two views of each sample; says how many have none that fit."""
+    geometry = getattr(args, "geometry", "crop")
+    found = [
+        draw_views(s, i, size=args.size, seed=args.seed, whole_box=whole_box, geometry=geometry)
+        for i, s in enumerate(samples)
+    ]
+    pairs = [views for views in found if views is not None]
+    if len(pairs) < len(found):
+        print(f"left out {len(found) - len(pairs)} images whose box fills too much of them")
+    if not pairs:
+        raise UserError(f"No crop of '{args.data}' shows a whole object; raise --images.")
+    return pairs
+
+
+def name_checkpoints(given: Sequence[str]) -> dict[str, str]:
+    """Label -> checkpoint; without a label, the last parts of the path."""
+    named: dict[str, str] = {}
+    for text in given:
+        label, equals, source = text.partition("=")
+        if not equals or Path(text).exists():
+            label, source = _short(text), text
+        if label in named:
+            raise UserError(f"Two checkpoints are called '{label}'; write LABEL=CHECKPOINT.")
+        named[label] = source
+    return named
+
+
+def load_network(source: str, args: argparse.Namespace) -> Any:
+    """The frozen ResNet of a checkpoint, or the whole method for its pseudo-categories."""
+    device = args.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if args.figure != "categories":
+        others = [s for s in args.named.values() if not s.startswith(RANDOM)]
+        like = others[0] if others else None
+        net = load_resnet(source, allow_unsafe=args.allow_unsafe, like=like, seed=args.seed)
+        return net.to(device)
+    if Path(source).is_dir():
+        return model_of_run(source).to(device)
+    if args.config is None:
+        raise UserError(f"'{source}' is no folder of a run: name its --config too.")
+    model = build_model(load_config(args.config, ["train.init_checkpoint=", "train.device=cpu"]))
+    print(load_weights(model, source, allow_missing=(), allow_unsafe=args.allow_unsafe))
+    return model.to(device).eval()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Load, measure, draw, say where."""
+    args = parse(argv)
+    args.named = name_checkpoints(args.checkpoints)
+    plots.new_figure(1, 1)  # without matplotlib, fail before the work
+    figure, told = FIGURES[args.figure][0](
+        args, lambda label: load_network(args.named[label], args)
+    )
+    args.out.mkdir(parents=True, exist_ok=True)
+    picture = args.out / f"{args.figure}.png"
+    plots.save(figure, picture)
+    left = ("figure", "checkpoints", "named", "out", "device", "allow_unsafe")
+    settings = {key: value for key, value in vars(args).items() if key not in left}
+    results = {label: {"source": args.named[label], **told[label]} for label in told}
+    numbers = picture.with_suffix(".json")
+    write_json(numbers, {"figure": args.figure, "settings": settings, "checkpoints": results})
+    print(f"wrote {picture} and {numbers.name}")
+
+
+def _short(path: str) -> str:
+    parts = [part for part in Path(path).parts if part != "output"]
+    return "/".join(parts[-2:]) or path
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not positive")
+    return value
+
+
+if __name__ == "__main__":
+    run_tool(main)

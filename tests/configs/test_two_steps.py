@@ -26,6 +26,12 @@ C4 = [
     "model.roi_heads.batch_size_per_image=8",
     "model.proposal_generator.post_nms_topk=[20,10]",
 ]
+PAIRED = [
+    *COMMON,
+    "dataloader.train.total_batch_size=4",
+    "dataloader.train.mapper.size=32",
+    "dataloader.train.mapper.min_overlap_side=4",
+]
 SMALL_ROI = ["model.roi_heads.batch_size_per_image=8"]
 
 
@@ -89,14 +95,31 @@ def test_detectors(config, options, scores, data, tmp_path, monkeypatch):
     "names",
     ["imagenet_train", "coco_2017_train", "voc_2007_trainval", "folder:cityscapes/leftImg8bit"],
 )
-def test_pretexts(names, data, tmp_path, monkeypatch):
+def test_formats_of_pretraining(names, data, tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(data))
-    options = [
-        *COMMON,
-        "dataloader.train.total_batch_size=2",
-        "dataloader.train.mapper.size=32",
-        "model.queue_size=8",
-        f"dataloader.train.dataset.names={names}",
-    ]
-    summary = run_and_resume("pretrain/moco_v2/folder_r18.py", tmp_path, *options)
+    options = [*PAIRED, "model.queue_size=8", f"dataloader.train.dataset.names={names}"]
+    run_and_resume("pretrain/moco_v2/folder_r18.py", tmp_path, *options)
+
+
+DUPR = [
+    "model.queue_size=8",
+    "model.patch_queue_size=16",
+    "model.patch_sizes=[8,4,2,1]",
+    "model.patch_keys=1",
+]
+
+
+@pytest.mark.parametrize(
+    "method, options",
+    [
+        ("moco_v2", ["model.queue_size=8"]),
+        ("dupr", DUPR),
+        ("simsiam", []),
+        ("dense_siam", ["model.region_start=0.5"]),  # regions are on from the second of three steps
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_pretexts(method, options, tmp_path):
+    options = [*PAIRED, *options]
+    summary = run_and_resume(f"pretrain/{method}/folder_r18.py", tmp_path, *options)
     assert summary["kind"] == "pretrain" and len(summary["exports"]) == 2

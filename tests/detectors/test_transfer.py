@@ -1,24 +1,39 @@
-"""An exported backbone fits every downstream detector, and all of it arrives."""
+"""The backbone that each method exports fits every downstream detector, and all of it arrives."""
+
+import copy
 
 import pytest
 import torch
+from detectron2.config import instantiate
 from torch import nn
 
 from d2_unsupdet.checkpoint.load import load_weights
-from tests.detectors.test_rcnn import TWINS, from_lazy
-from tests.pretext.tiny import tiny_moco
+from d2_unsupdet.engine.config import load_config
+from tests.detectors.test_rcnn import CONFIGS, TWINS, from_lazy
 
 HEADS = ("proposal_generator.", "roi_heads.box", "roi_heads.mask", "roi_heads.res5.norm.")
 NEW = (*HEADS, "backbone.fpn_", "backbone.top_block", "head.")
+METHODS = sorted(path.parent.name for path in (CONFIGS / "pretrain").glob("*/folder_r18.py"))
+
+
+def test_every_backbone_method_has_a_recipe_for_folders():
+    assert {"moco_v2", "simsiam", "dupr", "dense_siam"} <= set(METHODS)
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def exported(request) -> dict[str, torch.Tensor]:
+    path = CONFIGS / f"pretrain/{request.param}/folder_r18.py"
+    model = instantiate(load_config(str(path)).model)
+    with torch.no_grad():  # no tensor may look like a fresh one
+        for part in (model, getattr(model, "query", model)):
+            for tensor in part.backbone.state_dict().values() if hasattr(part, "backbone") else ():
+                tensor.add_(1)
+    return model.export()
 
 
 @pytest.fixture(scope="module")
-def exported() -> dict[str, torch.Tensor]:
-    model = tiny_moco()
-    with torch.no_grad():  # no tensor may look like a fresh one
-        for tensor in model.query.backbone.state_dict().values():
-            tensor.add_(1)
-    return model.export()
+def detectors() -> dict[str, nn.Module]:
+    return {name: from_lazy(name, 18) for name in TWINS}
 
 
 def resnet_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -31,8 +46,8 @@ def resnet_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", TWINS)
-def test_every_tensor_arrives(name, exported):
-    model = from_lazy(name, 18)
+def test_every_tensor_arrives(name, exported, detectors):
+    model = copy.deepcopy(detectors[name])
     report = load_weights(model, exported)
     assert report.full_coverage
     assert all(new.startswith(NEW) for new in report.new)

@@ -4,6 +4,7 @@ from detectron2.config import LazyCall as L
 from detectron2.modeling.backbone import BasicStem, ResNet
 from detectron2.modeling.backbone.resnet import BasicBlock
 
+from ..common.models.dupr import model as dupr
 from ..common.models.mask_rcnn_fpn import model as faster_rcnn
 from ..common.models.moco_v2 import model as moco
 from ..common.models.rpn import rpn
@@ -33,6 +34,12 @@ def resnet(out_features):
 moco.backbone = resnet(["res5"])
 moco.queue_size = 1024  # below the 2,000 images, so that few negatives are the image itself
 moco.momentum = 0.99  # 0.999 hardly moves in a few hundred steps
+
+dupr.backbone = resnet(["res2", "res3", "res4", "res5"])
+dupr.patch_sizes = [24, 12, 6, 3]  # the levels' own maps at 96 pixels
+dupr.queue_size = 1024
+dupr.patch_queue_size = 4096  # four keys an image: as many steps old as the image bank
+dupr.momentum = 0.99
 
 # Mask R-CNN FPN of the full-size recipes, smaller and without masks.
 faster_rcnn.backbone.bottom_up = resnet(["res2", "res3", "res4", "res5"])

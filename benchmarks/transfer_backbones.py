@@ -365,6 +365,35 @@ def choose_targets(options: argparse.Namespace) -> dict[str, list[str]]:
     return found
 
 
+def measure_slopes(benchmark: Benchmark, chains: Sequence[Sequence[Run]], images: int) -> None:
+    """Spatial sensitivity of every finished backbone: of res4, on objects of toy_val, by IoU.
+
+    A random backbone takes the architecture of a pretrained one, so it needs one to be there.
+    """
+    from d2_unsupdet.analysis.samples import read_samples
+    from d2_unsupdet.analysis.sensitivity import sensitivity
+    from d2_unsupdet.checkpoint.backbone import load_resnet
+
+    sources = {}
+    for chain in chains:
+        first = chain[0]
+        if first.kind == "pretrain" and benchmark.weights(first).exists():
+            sources[f"slope-{first.key()}"] = (first, str(benchmark.weights(first)), 0)
+    some = next(iter(sources.values()), None)
+    for chain in chains:
+        if chain[0].method == RANDOM and some is not None:
+            seed = chain[0].seed
+            key = f"slope-random-seed{seed}-{some[0].budget}"
+            sources[key] = (chain[0], f"{RANDOM}:{some[1]}", seed)
+    todo = {key: found for key, found in sources.items() if key not in benchmark.ledger.runs}
+    samples = read_samples("toy_val", images, seed=0, boxes=True) if todo else []
+    for key, (run, source, seed) in todo.items():
+        found = sensitivity(load_resnet(source, seed=seed), samples, level="res4", side=128)
+        rate = run.learning_rate if run.kind == "pretrain" else None
+        about = {"method": run.method, "seed": run.seed, "budget": run.budget, "lr": rate}
+        benchmark.ledger.add(key, {"kind": "slope", **about, "slope": found.slope})
+
+
 def table(ledger: Ledger) -> str:
     """The finished part as markdown, one table a budget: mean ± standard deviation (seeds)."""
     scores = ledger.entries("finetune")
@@ -448,7 +477,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--targets", nargs="+", choices=["toy", "bccd"], default=["toy", "bccd"])
     parser.add_argument("--unlabeled", default="toy_unlabeled", help="any data set name")
-    parser.add_argument("--steps", type=int, default=400, help="of every pretraining")
+    parser.add_argument("--steps", type=int, default=300, help="of every pretraining")
     parser.add_argument("--batch", type=int, default=64, help="images of a pretraining step")
     parser.add_argument("--size", type=int, default=96, help="pixels of a view")
     parser.add_argument("--finetune-steps", type=int, default=300)
@@ -499,6 +528,8 @@ def main() -> int:
     chains = build_chains(options, choose_targets(options))
     benchmark = Benchmark(options.output, ledger, runner, current_commit())
     failed = benchmark.work(chains, options.jobs)
+    if not runner.stopped:
+        measure_slopes(benchmark, chains, images=8 if options.quick else 200)
     print(f"\n{table(ledger)}")
     return 130 if runner.stopped else int(failed > 0)
 

@@ -4,10 +4,12 @@ from detectron2.config import LazyCall as L
 from detectron2.modeling.backbone import BasicStem, ResNet
 from detectron2.modeling.backbone.resnet import BasicBlock
 
+from ..common.models.dense_siam import model as dense_siam
 from ..common.models.dupr import model as dupr
 from ..common.models.mask_rcnn_fpn import model as faster_rcnn
 from ..common.models.moco_v2 import model as moco
 from ..common.models.rpn import rpn
+from ..common.models.simsiam import model as simsiam
 
 WIDTHS = (32, 64, 128, 256)  # res2 .. res5
 
@@ -40,6 +42,15 @@ dupr.patch_sizes = [24, 12, 6, 3]  # the levels' own maps at 96 pixels
 dupr.queue_size = 1024
 dupr.patch_queue_size = 4096  # four keys an image: as many steps old as the image bank
 dupr.momentum = 0.99
+
+for siamese in (simsiam, dense_siam):
+    siamese.backbone = resnet(["res5"])
+    siamese.dim = 256  # the width of res5, and a quarter of it, as 2048 and 512 in ResNet-50
+    siamese.hidden = 64
+dense_siam.pixel_dim = 256
+dense_siam.correspondence.grid = 3  # as many points as res5 has cells at 96 pixels
+dense_siam.region_grid = 3
+dense_siam.regions = 16
 
 # Mask R-CNN FPN of the full-size recipes, smaller and without masks.
 faster_rcnn.backbone.bottom_up = resnet(["res2", "res3", "res4", "res5"])

@@ -11,6 +11,7 @@ other checkpoint's architecture) or `random:CHECKPOINT`; LABEL= before it names 
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,33 +34,26 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    figures = parser.add_subparsers(dest="figure", required=True, metavar="FIGURE")
-    for name, (run, images, size, level) in FIGURES.items():
-        one = figures.add_parser(name, help=(run.__doc__ or "").partition("\n")[0])
-        one.add_argument("checkpoints", nargs="+", metavar="[LABEL=]CHECKPOINT")
-        one.add_argument("--data", default="toy_val", help="data set (default: %(default)s)")
-        one.add_argument("--images", type=_positive, default=images, help="default: %(default)s")
-        one.add_argument("--size", type=_positive, default=size, help="pixels (%(default)s)")
-        one.add_argument("--seed", type=int, default=0)
-        one.add_argument("--out", type=Path, default=Path("output/analysis"))
-        one.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU if any)")
+    parts = parser.add_subparsers(dest="figure", required=True, metavar="FIGURE")
+    kind = argparse.ArgumentDefaultsHelpFormatter
+    for name, figure in FIGURES.items():
+        one = parts.add_parser(name, help=figure.draw.__doc__, formatter_class=kind)
+        one.add_argument(
+            "checkpoints", nargs="+", metavar="[LABEL=]CHECKPOINT", help="side by side"
+        )
+        one.add_argument("--data", default="toy_val", help="name of the data set")
+        one.add_argument("--images", type=_positive, default=figure.images, help="how many, random")
+        one.add_argument("--size", type=_positive, default=figure.size, help="side in pixels")
+        one.add_argument("--seed", type=int, default=0, help="decides images, boxes and views")
+        one.add_argument("--out", type=Path, default=Path("output/analysis"), help="folder")
+        one.add_argument("--device", default="auto", help="cpu, cuda, ...; auto: a GPU if any")
         one.add_argument("--allow-unsafe", action="store_true", help="run code that weights bring")
-        if level:
-            one.add_argument("--level", default=level, choices=STAGES, help="default: %(default)s")
-        if name in ("matching", "categories"):
-            text = "of the views (default: crop)"
-            one.add_argument("--geometry", default="crop", choices=GEOMETRIES, help=text)
-        if name not in ("sensitivity",):
-            one.add_argument("--rows", type=_positive, default=3, help="images that are drawn")
-    extra = figures.choices
-    extra["sensitivity"].add_argument("--roi-size", type=_positive, default=7, help="RoIAlign's S")
-    extra["sensitivity"].add_argument("--bins", type=_positive, default=20, help="of IoU")
-    extra["neighbours"].add_argument("--neighbours", type=_positive, default=4, metavar="K")
-    extra["neighbours"].set_defaults(rows=6)
-    extra["affinity"].add_argument("--roi-size", type=_positive, default=14, help="RoIAlign's S")
-    extra["affinity"].add_argument("--tau", type=float, default=0.001, help="of the softmax")
-    extra["matching"].add_argument("--lines", type=_positive, default=40, help="that are drawn")
-    extra["categories"].add_argument("--config", help="of checkpoints that are files")
+        if figure.level:
+            one.add_argument("--level", default=figure.level, choices=STAGES, help="feature map")
+        if figure.rows:
+            one.add_argument("--rows", type=_positive, default=figure.rows, help="images drawn")
+        for flag, options in figure.extra.items():
+            one.add_argument(flag, **options)
     return parser.parse_args(argv)
 
 
@@ -131,13 +125,79 @@ def draw_categories(args: argparse.Namespace, load: Loader) -> tuple[Any, Mappin
     return categories.draw(results, pairs, "Pseudo-categories of two views", shown=shown), told
 
 
-# figure -> what draws it, images, their size, and the level; sizes and levels are the paper's
-FIGURES: dict[str, tuple[Callable, int, int, str]] = {
-    "sensitivity": (draw_sensitivity, 200, 224, "res4"),
-    "neighbours": (draw_neighbours, 200, 224, "res5"),
-    "affinity": (draw_affinity, 50, 448, "res5"),
-    "matching": (draw_matching, 50, 448, "res4"),
-    "categories": (draw_categories, 50, 224, ""),
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not positive")
+    return value
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What draws a figure, and its options; the defaults of size and level are the paper's."""
+
+    draw: Callable[[argparse.Namespace, Loader], tuple[Any, Mapping[str, Any]]]
+    images: int
+    size: int
+    level: str | None
+    rows: int | None
+    extra: Mapping[str, Mapping[str, Any]]
+
+
+GEOMETRY = {"default": "crop", "choices": GEOMETRIES, "help": "of the views"}
+FIGURES = {
+    "sensitivity": Figure(
+        draw_sensitivity,
+        images=200,
+        size=224,
+        level="res4",
+        rows=None,
+        extra={
+            "--roi-size": {"type": _positive, "default": 7, "help": "cells a side of RoIAlign"},
+            "--bins": {"type": _positive, "default": 20, "help": "of IoU"},
+        },
+    ),
+    "neighbours": Figure(
+        draw_neighbours,
+        images=200,
+        size=224,
+        level="res5",
+        rows=6,
+        extra={"--neighbours": {"type": _positive, "default": 4, "help": "of each query"}},
+    ),
+    "affinity": Figure(
+        draw_affinity,
+        images=50,
+        size=448,
+        level="res5",
+        rows=3,
+        extra={
+            "--roi-size": {"type": _positive, "default": 14, "help": "cells a side of RoIAlign"},
+            "--tau": {"type": float, "default": 0.001, "help": "temperature of the softmax"},
+        },
+    ),
+    "matching": Figure(
+        draw_matching,
+        images=50,
+        size=448,
+        level="res4",
+        rows=3,
+        extra={
+            "--geometry": GEOMETRY,
+            "--lines": {"type": _positive, "default": 40, "help": "drawn in a picture"},
+        },
+    ),
+    "categories": Figure(
+        draw_categories,
+        images=50,
+        size=224,
+        level=None,
+        rows=3,
+        extra={
+            "--geometry": GEOMETRY,
+            "--config": {"help": "of checkpoints that are files, not runs"},
+        },
+    ),
 }
 
 
@@ -194,8 +254,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Load, measure, draw, say where."""
     args = parse(argv)
     args.named = name_checkpoints(args.checkpoints)
-    plots.new_figure(1, 1)  # without matplotlib, fail before the work
-    figure, told = FIGURES[args.figure][0](
+    plots.require_matplotlib()
+    figure, told = FIGURES[args.figure].draw(
         args, lambda label: load_network(args.named[label], args)
     )
     args.out.mkdir(parents=True, exist_ok=True)
@@ -212,13 +272,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _short(path: str) -> str:
     parts = [part for part in Path(path).parts if part != "output"]
     return "/".join(parts[-2:]) or path
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not positive")
-    return value
 
 
 if __name__ == "__main__":

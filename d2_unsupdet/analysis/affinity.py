@@ -14,12 +14,11 @@ from tqdm import tqdm
 
 from d2_unsupdet.analysis.plots import (
     COLOURS,
-    INK,
     axes_grid,
     bare,
     draw_box,
-    new_figure,
     show_image,
+    styled,
 )
 from d2_unsupdet.analysis.samples import Features, Views, level_of
 from d2_unsupdet.pretext.overlap import aligned_patches
@@ -99,11 +98,12 @@ def cell_distances(size: int) -> Tensor:
     return torch.cdist(centres, centres)
 
 
+@styled
 def draw(results: Mapping[str, Affinity], pairs: Sequence[Views], title: str) -> "Figure":
     """A row for each pair: both views with their box, then one matrix a checkpoint."""
     rows = len(pairs)
-    figure = new_figure(2.5 * (2 + len(results)) + 0.2, 2.75 * rows + 0.5)
-    axes = axes_grid(figure, rows, 2 + len(results))
+    size = (2.5 * (2 + len(results)) + 0.2, 2.75 * rows + 0.5)
+    figure, axes = axes_grid(size, rows, 2 + len(results), title)
     for row, views in enumerate(pairs):
         for v in range(2):
             mark = ", mirrored" if views.flipped[v] else ""
@@ -121,5 +121,4 @@ def draw(results: Mapping[str, Affinity], pairs: Sequence[Views], title: str) ->
                 axis.set_xlabel("cell of view 2", fontsize=8)
             if i == 0:
                 axis.set_ylabel("cell of view 1", fontsize=8)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=9.5, color=INK)
     return figure

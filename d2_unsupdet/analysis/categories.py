@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from d2_unsupdet.analysis.matching import true_places
-from d2_unsupdet.analysis.plots import COLOURS, INK, axes_grid, new_figure, show_image
+from d2_unsupdet.analysis.plots import COLOURS, axes_grid, show_image, styled
 from d2_unsupdet.analysis.samples import Views
 from d2_unsupdet.errors import UserError
 
@@ -66,9 +66,11 @@ def categories(
             f"{type(model).__name__} has no pseudo-categories; this figure is for runs of "
             "DenseSiam and its segmentor."
         )
+    device = next((p.device for p in getattr(model, "parameters", list)()), torch.device("cpu"))
     maps, first, second = [], [], []
     for views in tqdm(pairs, desc="categories", unit="pair", disable=not progress):
-        found = model.categories(views.images).cpu()
+        with torch.no_grad():
+            found = model.categories(views.images.to(device)).cpu()
         maps.append(found)
         a, b = shared_cells(found, views)
         first.append(a)
@@ -90,6 +92,7 @@ def shared_cells(maps: Tensor, views: Views) -> tuple[Tensor, Tensor]:
     return maps[0].flatten()[visible], maps[1][y, x]
 
 
+@styled
 def draw(
     results: Mapping[str, Categories],
     pairs: Sequence[Views],
@@ -99,8 +102,8 @@ def draw(
 ) -> "Figure":
     """A row for each pair: its views, then both views' categories a checkpoint."""
     columns = 2 + 2 * len(results)
-    figure = new_figure(1.9 * columns + 0.2, 2.05 * len(shown) + 0.6)
-    axes = axes_grid(figure, len(shown), columns)
+    size = (1.9 * columns + 0.2, 2.05 * len(shown) + 0.6)
+    figure, axes = axes_grid(size, len(shown), columns, title)
     for row, number in enumerate(shown):
         views = pairs[number]
         for v in range(2):
@@ -112,7 +115,6 @@ def draw(
                 axis = axes[row, 2 + 2 * i + v]
                 tinted = colours[result.maps[number][v].numpy()]
                 show_image(axis, tinted, name, COLOURS[i % len(COLOURS)])
-    figure.suptitle(title, x=0.01, ha="left", fontsize=9.5, color=INK)
     return figure
 
 

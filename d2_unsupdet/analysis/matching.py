@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from d2_unsupdet.analysis.plots import COLOURS, INK, axes_grid, bare, new_figure, show_image
+from d2_unsupdet.analysis.plots import COLOURS, INK, axes_grid, bare, show_image, styled
 from d2_unsupdet.analysis.samples import Features, Views, level_of
 from d2_unsupdet.errors import UserError
 from d2_unsupdet.pretext.overlap import grid_points
@@ -108,6 +108,7 @@ def _against_truth(chosen: Tensor, views: Views, grid: int) -> Match:
     return Match(chosen, truth, visible, error, (nearest - truth).norm(dim=1), grid)
 
 
+@styled
 def draw(
     results: Mapping[str, Matching],
     pairs: Sequence[Views],
@@ -122,8 +123,8 @@ def draw(
     view 2 does not show are left out.
     """
     rows, columns = len(shown), len(results)
-    figure = new_figure(5.2 * columns + 0.2, 2.75 * rows + 0.6)
-    axes = axes_grid(figure, rows, columns)
+    size = (5.2 * columns + 0.2, 2.75 * rows + 0.6)
+    figure, axes = axes_grid(size, rows, columns, title)
     for row, number in enumerate(shown):
         for column, (label, result) in enumerate(results.items()):
             axis = axes[row, column]
@@ -131,7 +132,6 @@ def draw(
             right = _share(result.pairs[number])
             name = f"{label}: " if row == 0 else ""
             axis.set_title(f"{name}{right} within one cell", color=COLOURS[column % len(COLOURS)])
-    figure.suptitle(title, x=0.01, ha="left", fontsize=9.5, color=INK)
     return figure
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from d2_unsupdet.analysis.plots import COLOURS, INK, axes_grid, bare, new_figure, show_image
+from d2_unsupdet.analysis.plots import COLOURS, axes_grid, bare, show_image, styled
 from d2_unsupdet.analysis.samples import Features, Sample, batches, level_of, stack
 
 if TYPE_CHECKING:
@@ -81,14 +81,15 @@ def neighbours(
     return Neighbours(list(range(count)), indices, values)
 
 
+@styled
 def draw(results: Mapping[str, Neighbours], samples: Sequence[Sample], title: str) -> "Figure":
     """Queries on the left; beside each, one block of neighbours a checkpoint."""
     first = next(iter(results.values()))
     rows, k = first.indices.shape
     gap = 0.18
     widths = [1.0, *([gap] + [1.0] * k) * len(results)]
-    figure = new_figure(1.15 * sum(widths) + 0.2, 1.3 * rows + 0.7)
-    axes = axes_grid(figure, rows, len(widths), gridspec_kw={"width_ratios": widths})
+    size = (1.15 * sum(widths) + 0.2, 1.3 * rows + 0.7)
+    figure, axes = axes_grid(size, rows, len(widths), title, gridspec_kw={"width_ratios": widths})
     for axis in axes.flat:
         bare(axis)
     for row, query in enumerate(first.queries):
@@ -102,7 +103,6 @@ def draw(results: Mapping[str, Neighbours], samples: Sequence[Sample], title: st
     for block, label in enumerate(results):
         color = COLOURS[block % len(COLOURS)]
         axes[0, 2 + block * (k + 1)].set_title(label, loc="left", color=color, fontweight="bold")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=9.5, color=INK)
     return figure
 
 

@@ -1,9 +1,10 @@
 """What every figure of `tools/analyze.py` has in common; matplotlib without a screen."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
 import torch
@@ -16,36 +17,50 @@ from d2_unsupdet.errors import UserError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+P = ParamSpec("P")
 # the lines' colours of the run report
 COLOURS = (
     "#1d5fbf", "#c2530a", "#0b7a5f", "#9b2fae", "#a8730a", "#c0264e", "#3d7d12", "#50607a",
 )  # fmt: skip
 INK, DIM, MARK = "#1b2330", "#5a6577", "#ffb000"
 _STYLE: Any = {
-    "font.size": 9.5, "axes.titlesize": 9.5, "axes.edgecolor": "#9da8ba",
+    "font.size": 9.5, "axes.titlesize": 9.5, "figure.titlesize": 9.5, "axes.edgecolor": "#9da8ba",
     "axes.labelcolor": INK, "text.color": INK, "xtick.color": DIM, "ytick.color": DIM,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": False,
     "legend.frameon": False,
 }  # fmt: skip
 
 
-def new_figure(width: float, height: float) -> "Figure":
-    """An empty figure of so many inches, laid out by matplotlib."""
+def styled(draw: Callable[P, "Figure"]) -> Callable[P, "Figure"]:
+    """Draw in the common style, and leave the style of whoever imports us as it is."""
+
+    @wraps(draw)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> "Figure":
+        require_matplotlib()
+        from matplotlib import rc_context
+
+        with rc_context(_STYLE):
+            return draw(*args, **kwargs)
+
+    return wrapped
+
+
+def require_matplotlib() -> None:
+    """Raise a UserError that says how to get it, if it is not there."""
     if not is_installed("matplotlib"):
         raise UserError("Figures need matplotlib; run pip install 'd2_unsupdet[figures]'.")
-    from matplotlib import rc_context
+
+
+def axes_grid(
+    size: tuple[float, float], rows: int, columns: int, title: str = "", **options: Any
+) -> tuple["Figure", np.ndarray]:
+    """A figure of (width, height) inches with axes (rows, columns), never on a screen."""
     from matplotlib.figure import Figure
 
-    with rc_context(_STYLE):
-        return Figure(figsize=(width, height), layout="constrained")
-
-
-def axes_grid(figure: "Figure", rows: int, columns: int, **options: Any) -> np.ndarray:
-    """Axes (rows, columns) in the common style."""
-    from matplotlib import rc_context
-
-    with rc_context(_STYLE):
-        return figure.subplots(rows, columns, squeeze=False, **options)
+    figure = Figure(figsize=size, layout="constrained")
+    if title:
+        figure.suptitle(title, x=0.01, ha="left")
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
 def show_image(

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.ops import box_iou, roi_align
 from tqdm import tqdm
 
-from d2_unsupdet.analysis.plots import COLOURS, axes_grid, new_figure
+from d2_unsupdet.analysis.plots import COLOURS, axes_grid, styled
 from d2_unsupdet.analysis.samples import Features, Sample, batches, level_of, stack
 from d2_unsupdet.errors import UserError
 
@@ -151,10 +151,11 @@ def summarise(overlaps: Tensor, similarities: Tensor, bins: int) -> Sensitivity:
     return Sensitivity(edges, mean, std, count, float(slope), float(intercept))
 
 
+@styled
 def draw(results: Mapping[str, Sensitivity], title: str) -> "Figure":
     """One curve a checkpoint: mean similarity by IoU, its spread, its slope in the legend."""
-    figure = new_figure(6.4, 4.4)
-    axis = axes_grid(figure, 1, 1)[0, 0]
+    figure, axes = axes_grid((6.4, 4.4), 1, 1)
+    axis = axes[0, 0]
     for i, (label, result) in enumerate(results.items()):
         color = COLOURS[i % len(COLOURS)]
         centre = (result.edges[1:] + result.edges[:-1]) / 2

@@ -197,7 +197,7 @@ def two_ranks(rank: int) -> dict[str, torch.Tensor]:
     model = resolve_sync_bn(use_sync_bn(tiny_simsiam().double()))
     parallel = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
     optimizer = sgd(model)
-    for step in range(3):
+    for step in range(2):
         optimizer.zero_grad()
         parallel(paired_batch(8, step)[4 * rank :][:4])[NAME].backward()
         optimizer.step()
@@ -207,7 +207,7 @@ def two_ranks(rank: int) -> dict[str, torch.Tensor]:
 def test_two_ranks_equal_one_process_with_the_whole_batch():
     ranks = run_ranks(two_ranks)
     alone = tiny_simsiam().double()
-    train(alone, [paired_batch(8, step) for step in range(3)])
+    train(alone, [paired_batch(8, step) for step in range(2)])
     for state in ranks:
         for name, value in alone.state_dict().items():
             torch.testing.assert_close(state[name], value, rtol=1e-6, atol=1e-8, msg=name)
@@ -227,8 +227,6 @@ def test_bad_settings_are_sentences():
 def test_yaml_config_builds_the_same_model():
     cfg = get_cfg()
     add_unsupdet_config(cfg)
-    if "SIMSIAM" not in cfg.MODEL:
-        pytest.skip("MODEL.SIMSIAM is not among the YAML keys")
     cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.DEVICE = "SimSiam", "cpu"
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
     resnet = cfg.MODEL.RESNETS

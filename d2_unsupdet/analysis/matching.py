@@ -21,6 +21,8 @@ from d2_unsupdet.pretext.overlap import grid_points
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+RIGHT, WRONG = "#4cc9ff", "#ff8a1f"
+
 
 @dataclass(frozen=True)
 class Match:
@@ -119,7 +121,7 @@ def draw(
 ) -> "Figure":
     """Both views of some pairs a checkpoint, lines from patches to their matches.
 
-    A line is green where it ends within a cell of the right place, red elsewhere; patches that
+    A line is blue where it ends within a cell of the right place, orange elsewhere; patches that
     view 2 does not show are left out.
     """
     rows, columns = len(shown), len(results)
@@ -144,15 +146,14 @@ def _draw_pair(axis: Any, views: Views, match: Match, lines: int) -> None:
     cell = side / match.grid
     centres = grid_points(match.grid, device=torch.device("cpu")).double().numpy() * side
     candidates = np.flatnonzero(match.visible.numpy())
-    if not len(candidates):
-        return
-    step = max(1, round(len(candidates) / lines))
-    for i in candidates[step // 2 :: step]:
+    # a random choice, the same for each checkpoint: every n-th would fall into few columns
+    for i in np.random.default_rng(0).permutation(candidates)[:lines]:
         x0, y0 = centres[i]
         x1, y1 = centres[match.chosen[i]]
-        color = "#2fd06f" if match.error[i] <= 1 else "#ff5147"
+        color = RIGHT if match.error[i] <= 1 else WRONG
         ends = ([x0, x1 + side + gap], [y0, y1])
-        axis.plot(*ends, "-", color=color, lw=0.9, alpha=0.9)
+        axis.plot(*ends, "-", color=INK, lw=1.9, alpha=0.45)
+        axis.plot(*ends, "-", color=color, lw=1.0)
         axis.plot(*ends, "o", color=color, ms=max(2.0, min(cell / 6, 4)), mec=INK, mew=0.4)
 
 

@@ -6,8 +6,9 @@ require_detectron2()
 
 from d2_unsupdet.pretext.contrastive import InfoNCE
 from d2_unsupdet.pretext.dense_siam import DenseSiam
+from d2_unsupdet.pretext.dense_siam_segmentor import DenseSiamSegmentor
 from d2_unsupdet.pretext.dupr import DUPR
 from d2_unsupdet.pretext.moco_v2 import MoCoV2
 from d2_unsupdet.pretext.simsiam import SimSiam
 
-__all__ = ["DUPR", "DenseSiam", "InfoNCE", "MoCoV2", "SimSiam"]
+__all__ = ["DUPR", "DenseSiam", "DenseSiamSegmentor", "InfoNCE", "MoCoV2", "SimSiam"]

@@ -1,13 +1,16 @@
 """DenseSiam: its losses against loops, the start of RegionSim, ranks, pairs without overlap."""
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
-from detectron2.config import get_cfg
+from detectron2.config import get_cfg, instantiate
 from detectron2.modeling import build_model
 
 from d2_unsupdet.config import add_unsupdet_config
+from d2_unsupdet.engine.config import load_config
 from d2_unsupdet.engine.sync_batch_norm import resolve_sync_bn, use_sync_bn
 from d2_unsupdet.errors import UserError
 from d2_unsupdet.pretext import DenseSiam
@@ -343,3 +346,28 @@ def test_yaml_config_builds_the_same_model():
     assert isinstance(model, DenseSiam) and model.region_start == 0.8
     assert model.weights == {"image": 1.0, "pixel": 1.0, "region": 0.1}
     model.load_state_dict(tiny_dense_siam().state_dict())
+
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/methods/dense_siam.md").read_text()
+# What follows the paper's AP in a row of the tables.
+ROWS = re.findall(r"^\| [^|]+ \| \d\d\.\d \| `(model\.[^`]+)`", PAGE, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_every_row_of_the_supplement_is_an_override(row):
+    words = []
+    for word in row.split():
+        prefix, _, braces = word.rstrip("}").partition("{")
+        words += [prefix + part for part in braces.split(",")]
+    recipe = load_config(str(ROOT / "configs/pretrain/dense_siam/imagenet_r50_200ep.py"), words)
+    recipe.model.update(dim=8, pixel_dim=8, hidden=8)
+    model = instantiate(recipe.model)
+    assert model.weights.get("region") is None and ("pixel" in model.heads) == ("pixel" not in row)
+    kinds = {"feature": "MostSimilar", "distance": "NearbyCells", "name=region": "SlidingWindows"}
+    expected = next((kind for word, kind in kinds.items() if word in row), "Location")
+    assert type(model.correspondence).__name__ == expected
+
+
+def test_the_tables_have_all_rows():
+    assert len(ROWS) == 9  # and the default, location with regions

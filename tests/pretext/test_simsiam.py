@@ -1,14 +1,17 @@
 """SimSiam: against an eager loop written plainly, as a case of DenseSiam, over ranks, collapse."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
-from detectron2.config import get_cfg
+from detectron2.config import get_cfg, instantiate
 from detectron2.modeling import build_model
 from detectron2.modeling.backbone import BasicStem, ResNet
 from torch import nn
 
 from d2_unsupdet.config import add_unsupdet_config
+from d2_unsupdet.engine.config import load_config
 from d2_unsupdet.engine.sync_batch_norm import resolve_sync_bn, use_sync_bn
 from d2_unsupdet.errors import UserError
 from d2_unsupdet.pretext import DenseSiam, SimSiam
@@ -236,3 +239,15 @@ def test_yaml_config_builds_the_same_model():
     model = build_model(cfg)
     assert isinstance(model, SimSiam)
     model.load_state_dict(tiny_simsiam().state_dict())
+
+
+def test_the_recipe_keeps_the_predictor_s_rate_alone():
+    recipe = Path(__file__).parents[2] / "configs/pretrain/simsiam/imagenet_r50_100ep.py"
+    cfg = load_config(str(recipe))
+    assert cfg.dataloader.train.total_batch_size == 512 and cfg.train.sync_bn
+    model = tiny_simsiam()
+    cfg.optimizer.params.model = model
+    optimizer = instantiate(cfg.optimizer)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.1]  # 0.05 * 512 / 256
+    fixed = [p for g in optimizer.param_groups if g.get("fixed_lr") for p in g["params"]]
+    assert {id(p) for p in fixed} == {id(p) for p in model.heads["image"].predictor.parameters()}

@@ -62,6 +62,7 @@ class DenseSiam(nn.Module):
     ::
 
         model = DenseSiam(backbone=resnet)
+        model.progress = step / steps  # our trainer does that; regions start late
         losses = model(batch)  # paired views: views, overlap, flipped, valid, rectangles
         sum(losses.values()).backward()
         weights = model.export()

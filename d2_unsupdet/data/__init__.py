@@ -10,6 +10,7 @@ from d2_unsupdet.data.catalog import get_dataset
 from d2_unsupdet.data.loader import TrainLoader, build_test_loader, build_train_loader
 from d2_unsupdet.data.mappers import DetectionMapper, PairedViewMapper
 from d2_unsupdet.data.plan import BatchPlan, Position
+from d2_unsupdet.data.replayed import ReplayedViewMapper, SegmentationTestMapper
 
 __all__ = [
     "BatchPlan",
@@ -17,6 +18,8 @@ __all__ = [
     "PairedViewMapper",
     "Position",
     "RandomPhotometric",
+    "ReplayedViewMapper",
+    "SegmentationTestMapper",
     "TrainLoader",
     "build_test_loader",
     "build_train_loader",

@@ -39,6 +39,8 @@ class Photometric:
         grayscale: chance of dropping the colour.
         blur: chance of Gaussian blur.
         sigma: its least and greatest standard deviation in pixels.
+        independent: each of the four has its own chance `jitter`, in the order written here
+            (PiCIE, DenseSiam's segmentation), instead of one for all and a random order.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Photometric:
         grayscale: float = 0.2,
         blur: float = 0.5,
         sigma: tuple[float, float] = (0.1, 2.0),
+        independent: bool = False,
     ) -> None:
         self.ranges = {
             "brightness": (max(0.0, 1 - brightness), 1 + brightness),
@@ -60,19 +63,24 @@ class Photometric:
             "hue": (-hue, hue),
         }
         self.jitter, self.grayscale, self.blur, self.sigma = jitter, grayscale, blur, sigma
+        self.independent = independent
 
     def draw(self, rng: np.random.Generator) -> list[Operation]:
         """The operations for one view, in order. Always takes the same count of numbers."""
         u = rng.random(12).tolist()  # one call: this runs for every view
-        operations = []
-        if u[0] < self.jitter:
-            operations = [
-                Operation(name, low + place * (high - low))
-                for (name, (low, high)), place in zip(self.ranges.items(), u[1:5], strict=True)
-            ]
+        operations = [
+            Operation(name, low + place * (high - low))
+            for (name, (low, high)), place in zip(self.ranges.items(), u[1:5], strict=True)
+        ]
+        if self.independent:
+            chances = zip(u[5:9], operations, strict=True)
+            operations = [operation for chance, operation in chances if chance < self.jitter]
+        elif u[0] < self.jitter:
             operations = [
                 operation for _, operation in sorted(zip(u[5:9], operations, strict=True))
             ]
+        else:
+            operations = []
         if u[9] < self.grayscale:
             operations.append(Operation("grayscale", 1.0))
         if u[10] < self.blur:

@@ -95,3 +95,9 @@ def test_names_of_checkpoints(tool):
         "b": "random:output/run",
         "random": "random",
     }
+
+
+def test_without_matplotlib_it_says_so_before_the_work(tool, monkeypatch):
+    monkeypatch.setattr("d2_unsupdet.analysis.plots.is_installed", lambda module: False)
+    with pytest.raises(UserError, match="pip install 'd2_unsupdet\\[figures\\]'"):
+        tool.main(["matching", "nothing.pth"])

@@ -1,0 +1,254 @@
+#!/usr/bin/env python
+"""How well frozen features tell classes apart: linear classifier, SVM for each stage, neighbours.
+
+python tools/probe.py knn moco=output/moco dupr=output/dupr random
+python tools/probe.py svm output/run/export.safetensors --train-data voc_2007_trainval \\
+    --test-data voc_2007_test
+python tools/probe.py linear output/run --train-data imagenet_train --test-data imagenet_val \\
+    --augment --workers 8
+python tools/probe.py knn output/run --labels objects
+
+A checkpoint is a file of weights in any known layout, the folder of a run, `random` (the first
+other checkpoint's architecture) or `random:CHECKPOINT`; LABEL= before it names it in the table.
+"""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from d2_unsupdet.checkpoint import write_json
+from d2_unsupdet.checkpoint.backbone import RANDOM, FrozenResNet, load_resnet
+from d2_unsupdet.cli import run_tool
+from d2_unsupdet.data import catalog
+from d2_unsupdet.engine.digest import state_digest
+from d2_unsupdet.errors import UserError
+from d2_unsupdet.evaluation.probes import (
+    LARS_PROTOCOL,
+    SGD_PROTOCOL,
+    STAGES,
+    ProbeSet,
+    extract,
+    knn_scores,
+    linear_scores,
+    read_probe_set,
+    summarise,
+    svm_scores,
+)
+from d2_unsupdet.evaluation.probes.data import KINDS
+from d2_unsupdet.evaluation.probes.features import pool_grid
+from d2_unsupdet.evaluation.probes.metrics import headline
+from d2_unsupdet.evaluation.probes.svm import COSTS, require_sklearn
+
+Results = Mapping[str, dict[str, Any]]  # column of the table -> scores
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line: one sub-command a probe."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parts = parser.add_subparsers(dest="probe", required=True, metavar="PROBE")
+    kind = argparse.ArgumentDefaultsHelpFormatter
+    added = {}
+    for name, run in PROBES.items():
+        one = parts.add_parser(name, help=run.__doc__, formatter_class=kind)
+        added[name] = one
+        one.add_argument("checkpoints", nargs="+", metavar="[LABEL=]CHECKPOINT")
+        one.add_argument("--train-data", default="toy_train", help="name of a labelled data set")
+        one.add_argument("--test-data", default="toy_val", help="name of a labelled data set")
+        one.add_argument(
+            "--labels",
+            default="auto",
+            choices=KINDS,
+            help="image: one class an image; multi: the classes of its boxes; objects: each box "
+            "cut out",
+        )
+        one.add_argument("--images", type=int, default=0, help="of each data set; 0: all")
+        one.add_argument("--size", type=_positive, default=224, help="side in pixels")
+        one.add_argument("--batch", type=_positive, default=64, help="images at a time")
+        one.add_argument("--workers", type=int, default=2, help="loading processes")
+        one.add_argument("--seed", type=int, default=0)
+        one.add_argument("--out", type=Path, default=Path("output/probes"), help="folder")
+        one.add_argument("--device", default="auto", help="cpu, cuda, ...; auto: a GPU if any")
+        one.add_argument("--allow-unsafe", action="store_true", help="run code that weights bring")
+    linear, svm, knn = added["linear"], added["svm"], added["knn"]
+    linear.add_argument("--optimizer", default="sgd", choices=["sgd", "lars"], help="protocol")
+    linear.add_argument("--epochs", type=_positive, help="another length than the protocol's")
+    linear.add_argument("--lr", type=float, help="another rate at a batch of 256")
+    linear.add_argument("--weight-decay", type=float, default=0.0)
+    linear.add_argument("--augment", action="store_true", help="new crops in each epoch; slow")
+    svm.add_argument("--stages", nargs="+", choices=list(STAGES), default=list(STAGES))
+    svm.add_argument("--costs", nargs="+", type=float, default=list(COSTS))
+    for one in (linear, knn):
+        one.add_argument("--stages", nargs="+", choices=list(STAGES), default=["conv5"])
+    knn.add_argument("-k", "--neighbours", nargs="+", type=_positive, default=[20, 200])
+    knn.add_argument("--temperature", type=float, default=0.07)
+    return parser.parse_args(argv)
+
+
+def run_linear(net: FrozenResNet, sets: tuple[ProbeSet, ProbeSet], args: Any) -> Results:
+    """a linear classifier on the pooled features"""
+    protocol = SGD_PROTOCOL if args.optimizer == "sgd" else LARS_PROTOCOL
+    protocol = replace(
+        protocol,
+        lr=args.lr or protocol.lr,
+        weight_decay=args.weight_decay,
+        epochs=args.epochs or protocol.epochs,
+        drops=tuple(d * (args.epochs or protocol.epochs) / protocol.epochs for d in protocol.drops),
+    )
+    before = state_digest(net.state_dict())
+    train, known, test, unknown = both(net, sets, args)
+    results = {}
+    for stage in args.stages:
+
+        def augmented(epoch: int, stage: str = stage) -> Tensor:
+            options = {"stages": [stage], "epoch": epoch, "seed": args.seed, "progress": False}
+            return features_of(net, known, args, **options)[0][stage]
+
+        scores = linear_scores(
+            augmented if args.augment else train[stage],
+            known.targets,
+            test[stage],
+            single=known.single,
+            protocol=protocol,
+            seed=args.seed,
+            progress=True,
+        )
+        results[stage] = summarise(scores, unknown)
+    assert state_digest(net.state_dict()) == before, "the frozen network has changed"
+    return results
+
+
+def run_svm(net: FrozenResNet, sets: tuple[ProbeSet, ProbeSet], args: Any) -> Results:
+    """linear SVMs on a grid of each stage, VOC07's protocol"""
+    train, known, test, unknown = both(net, sets, args, pool=pool_grid)
+    results = {}
+    for stage in args.stages:
+        scores, costs = svm_scores(
+            train[stage],
+            known.targets,
+            test[stage],
+            costs=args.costs,
+            seed=args.seed,
+            progress=True,
+        )
+        results[stage] = {**summarise(scores, unknown), "costs": costs}
+    return results
+
+
+def run_knn(net: FrozenResNet, sets: tuple[ProbeSet, ProbeSet], args: Any) -> Results:
+    """weighted nearest neighbours by cosine"""
+    train, known, test, unknown = both(net, sets, args)
+    results = {}
+    for stage in args.stages:
+        for k in args.neighbours:
+            scores = knn_scores(
+                train[stage], known.targets, test[stage], k=k, temperature=args.temperature
+            )
+            column = f"k={k}" if len(args.stages) == 1 else f"{stage} k={k}"
+            results[column] = summarise(scores, unknown)
+    return results
+
+
+PROBES: dict[str, Callable[[FrozenResNet, tuple[ProbeSet, ProbeSet], Any], Results]] = {
+    "linear": run_linear,
+    "svm": run_svm,
+    "knn": run_knn,
+}
+
+
+def both(
+    net: FrozenResNet, sets: tuple[ProbeSet, ProbeSet], args: Any, **options: Any
+) -> tuple[dict[str, Tensor], ProbeSet, dict[str, Tensor], ProbeSet]:
+    """Features and items of the training set, then of the test set."""
+    train, test = (features_of(net, one, args, stages=args.stages, **options) for one in sets)
+    return *train, *test
+
+
+def features_of(
+    net: FrozenResNet, probe_set: ProbeSet, args: Any, *, progress: bool = True, **options: Any
+) -> tuple[dict[str, Tensor], ProbeSet]:
+    return extract(
+        net,
+        probe_set,
+        size=args.size,
+        batch=args.batch,
+        workers=args.workers,
+        progress=progress,
+        **options,
+    )
+
+
+def name_checkpoints(given: Sequence[str]) -> dict[str, str]:
+    """Label -> checkpoint; without a label, the last parts of the path."""
+    named: dict[str, str] = {}
+    for text in given:
+        label, equals, source = text.partition("=")
+        if not equals or Path(text).exists():
+            label, source = "/".join(Path(text).parts[-2:]), text
+        if label in named:
+            raise UserError(f"Two checkpoints are called '{label}'; write LABEL=CHECKPOINT.")
+        named[label] = source
+    return named
+
+
+def load(source: str, args: Any, others: Sequence[str]) -> FrozenResNet:
+    device = args.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    like = next((s for s in others if not s.startswith(RANDOM)), None)
+    return load_resnet(source, allow_unsafe=args.allow_unsafe, like=like, seed=args.seed).to(device)
+
+
+def table(results: Mapping[str, Results]) -> str:
+    """Rows of checkpoints; the number is the accuracy or the mAP, in per cent."""
+    columns = list(next(iter(results.values())))
+    width = max(10, *map(len, results))
+    lines = [" " * width + "".join(f"{column:>10}" for column in columns)]
+    for label, found in results.items():
+        lines.append(f"{label:{width}}" + "".join(f"{headline(found[c]):10.1f}" for c in columns))
+    return "\n".join(lines)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not positive")
+    return value
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Load, probe, print, write."""
+    args = parse(argv)
+    named = name_checkpoints(args.checkpoints)
+    if args.probe == "svm":
+        require_sklearn()
+    catalog.check([args.train_data, args.test_data])
+    options = {"labels": args.labels, "images": args.images}
+    train = read_probe_set(args.train_data, **options)
+    options["labels"] = train.kind
+    sets = train, read_probe_set(args.test_data, classes=train.classes, **options)
+    print(f"{len(train)} items of {train.name} and {len(sets[1])} of {sets[1].name}: {train.kind}")
+    results = {}
+    for label, source in named.items():
+        print(f"{label}: {source}")
+        results[label] = PROBES[args.probe](load(source, args, list(named.values())), sets, args)
+    measure = "accuracy" if train.single else "mAP"
+    print(f"\n{args.probe}, {measure} in per cent on {args.test_data}\n{table(results)}")
+    args.out.mkdir(parents=True, exist_ok=True)
+    path = args.out / f"{args.probe}.json"
+    left = ("probe", "checkpoints", "out", "device", "allow_unsafe", "workers")
+    settings = {key: value for key, value in vars(args).items() if key not in left}
+    told = {label: {"source": named[label], "results": found} for label, found in results.items()}
+    content = {"probe": args.probe, "kind": train.kind, "settings": settings, "checkpoints": told}
+    write_json(path, content)
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    run_tool(main)

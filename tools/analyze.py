@@ -190,7 +190,7 @@ FIGURES = {
     "categories": Figure(
         draw_categories,
         images=50,
-        size=224,
+        size=448,
         level=None,
         rows=3,
         extra={

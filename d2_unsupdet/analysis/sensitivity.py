@@ -159,7 +159,7 @@ def draw(results: Mapping[str, Sensitivity], title: str) -> "Figure":
     for i, (label, result) in enumerate(results.items()):
         color = COLOURS[i % len(COLOURS)]
         centre = (result.edges[1:] + result.edges[:-1]) / 2
-        low, high = result.mean - result.std, result.mean + result.std
+        low, high = result.mean - result.std, np.minimum(result.mean + result.std, 1)
         axis.fill_between(centre, low, high, color=color, alpha=0.13, lw=0)
         name = f"{label}  (slope {result.slope:.2f})"
         axis.plot(centre, result.mean, "o-", color=color, ms=3.5, lw=1.8, label=name)

@@ -1,0 +1,133 @@
+"""Linear, SVM and neighbour probes: what is separable is found, what is random stays at chance."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from d2_unsupdet.errors import UserError
+from d2_unsupdet.evaluation.probes import (
+    LARS_PROTOCOL,
+    SGD_PROTOCOL,
+    knn_scores,
+    linear_scores,
+    svm_scores,
+)
+from d2_unsupdet.evaluation.probes.features import normalised
+
+CLASSES, DIM = 4, 12
+
+
+def blobs(items, seed, spread=0.1):
+    """Features around one corner a class, and one-hot targets."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(items) % CLASSES
+    features = torch.eye(DIM)[labels] + spread * torch.randn(items, DIM, generator=generator)
+    return features, torch.eye(CLASSES, dtype=torch.int8)[labels]
+
+
+def accuracy(scores, targets):
+    return float((scores.argmax(1) == targets.argmax(1)).float().mean())
+
+
+def linear(train, targets, test):
+    return linear_scores(train, targets, test, single=True, protocol=replace(SGD_PROTOCOL, lr=3.0))
+
+
+def lars(train, targets, test):
+    return linear_scores(
+        train, targets, test, single=True, protocol=replace(LARS_PROTOCOL, lr=50.0)
+    )
+
+
+def svm(train, targets, test):
+    return svm_scores(train, targets, test)[0]
+
+
+PROBES = [linear, lars, svm, lambda *a: knn_scores(*a, k=5)]
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_separable_features_are_separated_and_shuffled_labels_are_chance(probe):
+    (train, targets), (test, expected) = blobs(80, 0), blobs(400, 1)
+    assert accuracy(probe(train, targets, test), expected) == 1.0
+    order = torch.randperm(80, generator=torch.Generator().manual_seed(2))
+    assert 0.1 < accuracy(probe(train, targets[order], test), expected) < 0.45  # chance is 0.25
+
+
+def test_neighbours_equal_a_loop():
+    (train, targets), (test, _) = blobs(30, 0, spread=2.0), blobs(11, 1, spread=2.0)
+    targets[3] = torch.tensor([1, 1, -1, 0])  # several classes, and one that does not count
+    found = knn_scores(train, targets, test, k=7, temperature=0.3, chunk=4)
+    for row, features in enumerate(test):
+        similarity = [float(torch.cosine_similarity(features, x, dim=0)) for x in train]
+        nearest = sorted(range(30), key=lambda i: -similarity[i])[:7]
+        weights = [torch.tensor(similarity[i] / 0.3).exp() for i in nearest]
+        votes = sum(
+            w * (targets[i] == 1).float() for w, i in zip(weights, nearest, strict=True)
+        ) / sum(weights)
+        torch.testing.assert_close(found[row], votes)
+    assert torch.equal(
+        knn_scores(train, targets, test, k=500), knn_scores(train, targets, test, k=30)
+    )
+    with pytest.raises(UserError, match="k >= 1"):
+        knn_scores(train, targets, test, k=0)
+
+
+def test_several_classes_an_item():
+    generator = torch.Generator().manual_seed(0)
+    shown = (torch.rand(240, 3, generator=generator) < 0.4).to(torch.int8)
+    features = shown.float() + 0.05 * torch.randn(240, 3, generator=generator)
+    masked = shown[:160].clone()
+    masked[:20] = -1  # takes no part
+    scores = linear_scores(
+        features[:160], masked, features[160:], single=False, protocol=replace(SGD_PROTOCOL, lr=3.0)
+    )
+    assert ((scores > 0) == (shown[160:] == 1)).float().mean() > 0.98
+    assert svm_scores(features[:160], shown[:160], features[160:])[0].shape == (80, 3)
+
+
+def test_features_of_each_epoch_are_asked_for():
+    (train, targets), (test, expected) = blobs(40, 0), blobs(40, 1)
+    asked = []
+
+    def augmented(epoch):
+        asked.append(epoch)
+        return train
+
+    protocol = replace(SGD_PROTOCOL, lr=3.0, epochs=6)
+    found = linear_scores(augmented, targets, test, single=True, protocol=protocol)
+    assert asked == list(range(6))
+    same = linear_scores(train, targets, test, single=True, protocol=protocol)
+    assert torch.equal(found, same)
+    assert accuracy(found, expected) == 1.0
+
+
+def test_protocols_hold_the_published_constants():
+    assert [SGD_PROTOCOL.rate(p / 100) for p in (0, 59, 60, 79, 80, 99)] == pytest.approx(
+        [1, 1, 0.1, 0.1, 0.01, 0.01]
+    )
+    assert (SGD_PROTOCOL.lr, SGD_PROTOCOL.batch, SGD_PROTOCOL.weight_decay) == (30.0, 256, 0.0)
+    assert LARS_PROTOCOL.lr * LARS_PROTOCOL.batch / 256 == 1.6
+    assert [LARS_PROTOCOL.rate(p) for p in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
+
+
+def test_a_probe_that_diverges_is_a_sentence():
+    (train, targets), (test, _) = blobs(40, 0), blobs(40, 1)
+    with pytest.raises(UserError, match="diverged"):
+        linear_scores(1e30 * train, targets, 1e30 * test, single=True)
+
+
+def test_svm_chooses_costs_and_leaves_out_what_cannot_be_learned():
+    (train, targets), (test, _) = blobs(40, 0), blobs(8, 1)
+    targets = torch.cat([targets, torch.zeros(40, 1, dtype=torch.int8)], dim=1)
+    targets[:, 0], targets[5, 0] = 0, 1  # one image: too few for three folds
+    scores, costs = svm_scores(train, targets, test, costs=(0.5, 5.0))
+    assert costs[0] == 0.5 and costs[-1] is None
+    assert set(costs[1:4]) <= {0.5, 5.0}
+    assert scores[:, -1].eq(0).all() and scores[:, :4].ne(0).all()
+
+
+def test_features_are_normalised_with_the_protocols_eps():
+    rows = normalised(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+    torch.testing.assert_close(rows, torch.tensor([[3 / 5.00001, 4 / 5.00001], [0.0, 0.0]]))

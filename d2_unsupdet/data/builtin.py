@@ -41,6 +41,12 @@ def register_all() -> None:
     for split in ("train", "val"):
         sources.register_imagenet(f"imagenet_{split}", "imagenet", split)
         sources.register_imagenet(f"imagenet100_{split}", "imagenet100", split)
+        sources.register_coco_stuff27(f"coco_stuff27_{split}", "coco", f"{split}2017")
+    # PiCIE learns from the frames without fine labels, and is scored on all that have them.
+    sources.register_cityscapes27(
+        "cityscapes27_train", "cityscapes", ("test", "train_extra"), labelled=False
+    )
+    sources.register_cityscapes27("cityscapes27_val", "cityscapes", ("val", "train"), labelled=True)
     for name in ("toy_unlabeled", "toy_train", "toy_val", "toy_sem_seg_train", "toy_sem_seg_val"):
         _register_toy(name)
         catalog.register_prefix(name, _register_toy)
@@ -84,6 +90,7 @@ def _register_toy(name: str, options: str = "") -> None:
     labelled = {
         "thing_classes": list(CLASSES),
         "stuff_classes": ["background", *CLASSES],
+        "thing_class_ids": list(range(1, 1 + len(CLASSES))),  # in stuff_classes
         "ignore_label": 255,
         "thing_dataset_id_to_contiguous_id": {k + 1: k for k in range(len(CLASSES))},
         "evaluator_type": "sem_seg" if name.startswith("toy_sem_seg") else "coco",
@@ -111,6 +118,7 @@ def _register_prefixes() -> None:
     catalog.register_prefix("imagenet", _imagenet)
     catalog.register_prefix("cityscapes_instances", _cityscapes_instances)
     catalog.register_prefix("cityscapes_sem_seg", _cityscapes_sem_seg)
+    catalog.register_prefix("sem_seg", _sem_seg)
 
 
 def _two(name: str, rest: str, meaning: str) -> tuple[str, str]:
@@ -143,3 +151,8 @@ def _cityscapes_instances(name: str, rest: str) -> None:
 def _cityscapes_sem_seg(name: str, rest: str) -> None:
     form = "cityscapes_sem_seg:<folder with gtFine>@<split>"
     sources.register_cityscapes_semantic(name, *_two(name, rest, form))
+
+
+def _sem_seg(name: str, rest: str) -> None:
+    form = "sem_seg:<folder of label maps>@<folder of images>"
+    sources.register_label_maps(name, *_two(name, rest, form))

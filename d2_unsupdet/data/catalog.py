@@ -23,6 +23,7 @@ from d2_unsupdet.errors import UserError, nearest
 
 Names = str | Sequence[str]
 _CLASS_KEYS = ("thing_classes", "stuff_classes", "image_classes")
+_SEMANTIC = ("sem_seg", "cityscapes_sem_seg", "clustering")  # evaluators of label maps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +151,8 @@ def class_names(names: Names, kind: str | None = None) -> list[str]:
 
     Args:
         names: data set, or several that must agree.
-        kind: "thing", "stuff" or "image"; default the first of these that the data set has.
+        kind: "thing", "stuff" or "image"; default the first of these that the data set has, or
+            "stuff" where its evaluator scores label maps.
     """
     keys = _CLASS_KEYS if kind is None else (f"{kind}_classes",)
     split = split_names(names)
@@ -220,6 +222,8 @@ def _some_names() -> str:
 
 def _first_classes(name: str, keys: Sequence[str]) -> list[str]:
     meta = metadata(name)
+    if keys == _CLASS_KEYS and meta.get("evaluator_type") in _SEMANTIC:
+        keys = ("stuff_classes",)
     for key in keys:
         found = meta.get(key)
         if found:

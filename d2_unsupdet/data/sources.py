@@ -4,12 +4,22 @@ Registering reads nothing; relative paths are looked for when the data are asked
 """
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from d2_unsupdet.data import readers
 from d2_unsupdet.data.catalog import Source, check, locate, register
 from d2_unsupdet.data.readers.cityscapes import IGNORE, STUFF_CLASSES, THING_CLASSES
+from d2_unsupdet.data.readers.stuff27 import (
+    CITYSCAPES27,
+    CITYSCAPES27_THINGS,
+    COCO27,
+    COCO27_THINGS,
+    CURATED,
+    cityscapes27_lookup,
+    coco27_lookup,
+)
 from d2_unsupdet.data.readers.voc import VOC_CLASSES
 
 
@@ -145,20 +155,97 @@ def register_cityscapes_semantic(name: str, root: str | Path, split: str) -> Non
     register(name, _cityscapes_source(kind, root, split, "labelTrainIds.png", read, fixed))
 
 
+def register_coco_stuff27(name: str, root: str | Path, split: str) -> None:
+    """PiCIE's 27 classes; without the folder of label maps a training split has images only."""
+    images, labels = f"{root}/{split}", f"{root}/stuffthingmaps/{split}"
+    curated = f"{root}/curated/{split}/{CURATED}"
+    labelled = split.startswith("val")
+
+    def paths() -> list[Path]:
+        return [locate(path) for path in ([images, labels] if labelled else [images])]
+
+    optional = "" if labelled else "   (if labels are read)"
+    register(
+        name,
+        Source(
+            key=("coco_stuff27", str(root), split),
+            paths=paths,
+            layout=f"{images}/*.jpg\n{labels}/*.png{optional}\n{curated}   (else all images)",
+            read=lambda: readers.read_coco27(locate(images), locate(labels), locate(curated)),
+            metadata={
+                "stuff_classes": list(COCO27),
+                "thing_class_ids": list(COCO27_THINGS),
+                "label_lookup": coco27_lookup(),
+                "ignore_label": IGNORE,
+                "evaluator_type": "clustering",
+            },
+            lazy={
+                "image_root": lambda: str(locate(images)),
+                "sem_seg_root": lambda: str(locate(labels)),
+            },
+        ),
+    )
+
+
+def register_cityscapes27(
+    name: str, root: str | Path, splits: Sequence[str], *, labelled: bool
+) -> None:
+    """PiCIE's 27 classes, label ids 7 to 33, of several splits together."""
+
+    def folders(part: str) -> list[Path]:
+        return [locate(root) / part / split for split in splits]
+
+    labels = "".join(f"    gtFine/{s}/<city>/*_gtFine_labelIds.png\n" for s in splits)
+    register(
+        name,
+        Source(
+            key=("cityscapes27", str(root), tuple(splits), labelled),
+            paths=lambda: folders("leftImg8bit") + (folders("gtFine") if labelled else []),
+            layout=f"{root}/\n"
+            + "".join(f"    leftImg8bit/{s}/<city>/*_leftImg8bit.png\n" for s in splits)
+            + (labels if labelled else ""),
+            read=lambda: readers.read_cityscapes27(
+                folders("leftImg8bit"), folders("gtFine") if labelled else None
+            ),
+            metadata={
+                "stuff_classes": list(CITYSCAPES27),
+                "thing_class_ids": list(CITYSCAPES27_THINGS),
+                "label_lookup": cityscapes27_lookup(),
+                "ignore_label": IGNORE,
+                "evaluator_type": "clustering",
+            },
+        ),
+    )
+
+
+def register_label_maps(name: str, label_root: str | Path, image_root: str | Path) -> None:
+    """Label maps whose classes are those of `classes.txt` beside them, else numbers."""
+
+    @cache
+    def classes() -> tuple[str, ...]:
+        check([name])
+        return tuple(readers.sem_seg_classes(locate(label_root)))
+
+    register_sem_seg(name, image_root, label_root, classes)
+
+
 def register_sem_seg(
     name: str,
     image_root: str | Path,
     label_root: str | Path,
-    classes: Sequence[str],
+    classes: Sequence[str] | Callable[[], Sequence[str]],
     *,
     suffix: str = ".png",
     ignore_label: int = 255,
 ) -> None:
-    """Images and label maps of the same relative path; pixel values are indices into `classes`."""
+    """Images and label maps of the same relative path; pixel values are indices into `classes`,
+    which can be a function that finds them when they are asked for."""
+    later = classes if callable(classes) else None
+    known = None if callable(classes) else tuple(classes)
     register(
         name,
         Source(
-            key=("sem_seg", str(image_root), str(label_root), tuple(classes), suffix, ignore_label),
+            key=("sem_seg", str(image_root), str(label_root), known, suffix, ignore_label),
             paths=lambda: [locate(image_root), locate(label_root)],
             layout=f"{image_root}/\n    any/nesting/name.jpg\n"
             f"{label_root}/\n    any/nesting/name{suffix}",
@@ -166,13 +253,14 @@ def register_sem_seg(
                 locate(image_root), locate(label_root), suffix=suffix
             ),
             metadata={
-                "stuff_classes": list(classes),
+                **({} if known is None else {"stuff_classes": list(known)}),
                 "ignore_label": ignore_label,
                 "evaluator_type": "sem_seg",
             },
             lazy={
                 "image_root": lambda: str(locate(image_root)),
                 "sem_seg_root": lambda: str(locate(label_root)),
+                **({"stuff_classes": lambda: list(later())} if later else {}),
             },
         ),
     )

@@ -3,7 +3,7 @@
 The defaults of `train` are its schema: a value must be of the kind of its default.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +61,30 @@ def prepare(
     names = [n for part in used for n in catalog.split_names(loaders[part].dataset.names)]
     catalog.check(names)
     if any("num_classes" in node for _, node in nodes(cfg.model)):
-        resolve_class_count(cfg, catalog.class_names(names), ", ".join(names))
+        _resolve_classes(cfg, used, names)
     if "cfg_text" in cfg.model:
         check_classes(cfg.model.cfg_text, names)
     _check_initial(cfg.train.init_checkpoint)
     if not eval_only:
         _check_training(cfg, resume, processes)
     return cfg
+
+
+def _resolve_classes(cfg: DictConfig, used: Sequence[str], names: Sequence[str]) -> None:
+    """Images that are trained on without their labels say nothing about classes."""
+    datasets = [cfg.dataloader[part].dataset for part in used]
+    labelled = [
+        name for d in datasets if d.get("labels", True) for name in catalog.split_names(d.names)
+    ]
+    if labelled:
+        resolve_class_count(cfg, catalog.class_names(labelled), ", ".join(labelled))
+        return
+    for path, node in nodes(cfg.model, "model"):
+        if node.get("num_classes") == "auto":
+            raise UserError(
+                f"{path}.num_classes='auto' takes the number from a labelled data set, but "
+                f"'{', '.join(names)}' is read without labels; write a number."
+            )
 
 
 def _check_section(section: Any, defaults: Mapping[str, Any], path: str) -> None:

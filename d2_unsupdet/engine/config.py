@@ -230,14 +230,23 @@ def nodes(cfg: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
 
 
 def resolve_class_count(cfg: DictConfig, class_names: Sequence[str], dataset: str) -> None:
-    """Make the data the one source of the class count: fill in "auto", refuse another number."""
+    """Make the data the one source of the class count: fill in "auto", refuse another number.
+
+    A model whose classes are clusters (`free_class_count`) may have any number of them.
+    """
     for path, node in nodes(cfg.model, "model"):
         if "num_classes" not in node or OmegaConf.is_interpolation(node, "num_classes"):
             continue
         if node.num_classes == "auto":
             node.num_classes = len(class_names)
-        elif node.num_classes != len(class_names):
+        elif node.num_classes != len(class_names) and not _free_count(node):
             raise UserError(
                 f"{path}.num_classes={node.num_classes} contradicts data set '{dataset}', which "
                 f"has {len(class_names)} classes; leave the key out to use the data's number."
             )
+
+
+def _free_count(node: DictConfig) -> bool:
+    target = node.get("_target_")
+    target = locate(target) if isinstance(target, str) else target
+    return bool(getattr(target, "free_class_count", False))

@@ -7,7 +7,14 @@ require_detectron2()
 from detectron2.evaluation import inference_on_dataset
 
 from d2_unsupdet.evaluation.build import build_evaluator
+from d2_unsupdet.evaluation.clustering import ClusteringEvaluator
 from d2_unsupdet.evaluation.coco import CocoEvaluator
 from d2_unsupdet.evaluation.voc import VocEvaluator
 
-__all__ = ["CocoEvaluator", "VocEvaluator", "build_evaluator", "inference_on_dataset"]
+__all__ = [
+    "ClusteringEvaluator",
+    "CocoEvaluator",
+    "VocEvaluator",
+    "build_evaluator",
+    "inference_on_dataset",
+]

@@ -13,6 +13,7 @@ from detectron2.evaluation import (
 
 from d2_unsupdet.data import catalog
 from d2_unsupdet.errors import UserError, nearest
+from d2_unsupdet.evaluation.clustering import ClusteringEvaluator
 from d2_unsupdet.evaluation.coco import CocoEvaluator
 from d2_unsupdet.evaluation.voc import VocEvaluator
 
@@ -61,6 +62,12 @@ def _sem_seg(
     return SemSegEvaluator(name, distributed=distributed, output_dir=output_dir)
 
 
+def _clustering(
+    name: str, output_dir: str | None, tasks: Tasks, distributed: bool
+) -> DatasetEvaluator:
+    return ClusteringEvaluator(dataset_name=name, output_dir=output_dir, distributed=distributed)
+
+
 def _cityscapes(evaluator: type) -> Callable[..., DatasetEvaluator]:
     def build(
         name: str, output_dir: str | None, tasks: Tasks, distributed: bool
@@ -80,6 +87,7 @@ _BUILDERS: dict[str, Callable[..., DatasetEvaluator]] = {
     "toy": _coco,
     "pascal_voc": _voc,
     "sem_seg": _sem_seg,
+    "clustering": _clustering,
     "cityscapes_instance": _cityscapes(CityscapesInstanceEvaluator),
     "cityscapes_sem_seg": _cityscapes(CityscapesSemSegEvaluator),
 }

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ def _registered():
 @pytest.fixture
 def warnings_said(monkeypatch):
     said = []
-    for module in ("coco", "folder", "sem_seg"):
+    for module in ("coco", "folder", "sem_seg", "stuff27"):
         monkeypatch.setattr(f"d2_unsupdet.data.readers.{module}.warn_once", said.append)
     monkeypatch.setattr(catalog, "warn_once", said.append)
     return said
@@ -269,6 +270,86 @@ def test_label_maps_pair_by_relative_path(root, warnings_said):
     assert records[1]["sem_seg_file_name"] == str(root / "gt/b/x.png")
     assert class_names("paired") == ["sky", "road"]
     assert "left out 1 image without a label map" in warnings_said[0]
+
+
+def test_label_maps_are_a_name_with_listed_or_counted_classes(root, warnings_said):
+    import cv2
+
+    write_image(root / "im/a.jpg")
+    labels = np.zeros((10, 20), np.uint8)
+    labels[2, 3], labels[4, 5] = 4, 255
+    (root / "gt").mkdir()
+    cv2.imwrite(str(root / "gt/a.png"), labels)
+    name = "sem_seg:gt@im"
+    (record,) = get_dataset(name)
+    assert record["sem_seg_file_name"] == str(root / "gt/a.png")
+    assert class_names(name) == ["0", "1", "2", "3", "4"]
+    assert "has no classes.txt" in warnings_said[-1] and "0 to 4" in warnings_said[-1]
+    (root / "gt2").mkdir()
+    cv2.imwrite(str(root / "gt2/a.png"), labels)
+    (root / "gt2/classes.txt").write_text("sky\nroad\n\ntree\n")
+    assert class_names("sem_seg:gt2@im") == ["sky", "road", "tree"]
+    (root / "gt2/classes.txt").write_text("sky\nsky\n")
+    sources.register_label_maps("twice", "gt2", "im")
+    with pytest.raises(UserError, match="classes.txt must name each class once"):
+        class_names("twice")
+    (root / "gt3").mkdir()
+    with pytest.raises(UserError, match="holds no label map with a class"):
+        class_names("sem_seg:gt3@im")
+    with pytest.raises(UserError, match="expected sem_seg:<folder of label maps>@"):
+        check("sem_seg:gt")
+
+
+def test_coco_stuff_27_takes_the_curated_list_or_all_images(root, warnings_said):
+    for stem in ("000000000001", "000000000002"):
+        for split in ("train", "val"):
+            write_image(root / f"coco/{split}2017/{stem}.jpg")
+    with pytest.raises(UserError, match="stuffthingmaps/val2017 does not exist"):
+        check("coco_stuff27_val")
+    assert "sem_seg_file_name" not in get_dataset("coco_stuff27_train")[0]  # none are needed
+    write_image(root / "coco/stuffthingmaps/val2017/000000000002.png")
+    assert len(get_dataset("coco_stuff27_val")) == 2
+    assert "all 2 images" in warnings_said[-1] and "49,629" in warnings_said[-1]
+    curated = root / "coco/curated/val2017/Coco164kFull_Stuff_Coarse_7.txt"
+    curated.parent.mkdir(parents=True)
+    curated.write_text("000000000002\n")
+    (record,) = get_dataset("coco_stuff27_val")
+    assert record["image_id"] == "000000000002.jpg"
+    assert record["sem_seg_file_name"].endswith("stuffthingmaps/val2017/000000000002.png")
+    assert len(class_names("coco_stuff27_val")) == 27
+
+
+def test_the_27_classes_of_coco_stuff_are_the_papers():
+    meta = MetadataCatalog.get("coco_stuff27_val")
+    table, names = meta.label_lookup, meta.stuff_classes
+    values = {0: "person", 1: "vehicle", 15: "animal", 90: "indoor", 105: "sky", 181: "solid",
+              171: "wall", 178: "water", 152: "food-stuff", 59: "food-thing"}  # fmt: skip
+    assert {v: names[table[v]] for v in values} == values
+    coarse = [table[v] for v in range(182)]
+    assert 255 not in coarse and set(coarse) == set(range(27))
+    # COCO's 91 things come before its 91 kinds of stuff, and so do their coarse classes.
+    assert set(coarse[:91]) == set(meta.thing_class_ids) == set(range(12))
+    assert table[182:] == [255] * 74
+
+
+def test_cityscapes_27_learns_from_other_frames_than_it_is_scored_on(cityscapes):
+    stem = "berlin_000000_000019"
+    for split in ("test", "train_extra", "train"):
+        write_image(cityscapes / f"leftImg8bit/{split}/berlin/{stem}_leftImg8bit.png", 16, 12)
+    with pytest.raises(UserError, match="gtFine/train does not exist"):
+        check("cityscapes27_val")
+    write_image(cityscapes / f"gtFine/train/berlin/{stem}_gtFine_labelIds.png", 16, 12)
+    train, val = get_dataset("cityscapes27_train"), get_dataset("cityscapes27_val")
+    assert [Path(r["file_name"]).parents[1].name for r in train] == ["test", "train_extra"]
+    assert not any("sem_seg_file_name" in record for record in train)
+    assert [Path(r["file_name"]).parents[1].name for r in val] == ["val", "train"]
+    assert val[0]["sem_seg_file_name"].endswith("_gtFine_labelIds.png")
+    meta = MetadataCatalog.get("cityscapes27_val")
+    names, table = meta.stuff_classes, meta.label_lookup
+    values = {7: "road", 11: "building", 23: "sky", 24: "person", 26: "car", 33: "bicycle"}
+    assert {v: names[table[v]] for v in values} == values and len(names) == 27
+    assert table[6] == table[34] == table[4] == 255
+    assert [names[i] for i in meta.thing_class_ids][::9] == ["person", "bicycle"]
 
 
 def test_root_is_read_when_asked(tmp_path, monkeypatch):

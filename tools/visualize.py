@@ -17,7 +17,7 @@ from PIL import Image
 from torch import nn
 
 from d2_unsupdet.analysis.pictures import draw_predictions
-from d2_unsupdet.checkpoint.checkpointer import RunCheckpointer
+from d2_unsupdet.checkpoint.checkpointer import newest_weights
 from d2_unsupdet.checkpoint.load import load_weights
 from d2_unsupdet.cli import run_tool
 from d2_unsupdet.data import DetectionMapper, catalog
@@ -55,12 +55,9 @@ def load_model(cfg: Any, run: Path | None, weights: str | None, allow_unsafe: bo
     if weights is not None:
         print(load_weights(model, weights, allow_missing=(), allow_unsafe=allow_unsafe))
         return model.eval()
-    state = RunCheckpointer(run, keep_last=0).latest() if run is not None else None
-    if state is None:
-        where = f"'{run}' holds no checkpoint" if run is not None else "a config holds none"
-        raise UserError(f"There are no weights: {where}; give --weights FILE.")
-    average = state.get("ema")
-    model.load_state_dict(average["average"] if average else state["model"])
+    if run is None:
+        raise UserError("There are no weights: a config holds none; give --weights FILE.")
+    model.load_state_dict(newest_weights(run))
     return model.eval()
 
 

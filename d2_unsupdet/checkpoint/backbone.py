@@ -18,7 +18,7 @@ from detectron2.modeling.backbone import BasicStem, ResNet
 from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock
 from torch import Tensor, nn
 
-from d2_unsupdet.checkpoint.checkpointer import RunCheckpointer
+from d2_unsupdet.checkpoint.checkpointer import newest_weights
 from d2_unsupdet.checkpoint.files import read_weights
 from d2_unsupdet.checkpoint.formats import detect
 from d2_unsupdet.checkpoint.resnet import COUNTER, bare_name
@@ -199,13 +199,10 @@ def model_of_run(folder: str | Path) -> nn.Module:
     config = Path(folder) / "config.yaml"
     if not config.is_file():
         raise UserError(f"'{folder}' is no folder of a run: it holds no config.yaml.")
-    state = RunCheckpointer(folder, keep_last=0).latest()
-    if state is None:
-        raise UserError(f"The run '{folder}' holds no checkpoint yet.")
+    weights = newest_weights(folder)
     sets = ["train.init_checkpoint=", "train.device=cpu", "train.sync_bn=false"]
     model = build_model(load_config(str(config), sets))
-    average = state.get("ema")
-    model.load_state_dict(average["average"] if average else state["model"])
+    model.load_state_dict(weights)
     return model.eval()
 
 

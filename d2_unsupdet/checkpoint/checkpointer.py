@@ -197,6 +197,15 @@ class RunCheckpointer:
         self._prepared = True
 
 
+def newest_weights(folder: str | Path) -> dict[str, torch.Tensor]:
+    """The whole model of a run as last saved: its moving average if the run keeps one."""
+    state = RunCheckpointer(folder, keep_last=0).latest()
+    if state is None:
+        raise UserError(f"The run '{folder}' holds no checkpoint yet.")
+    average = state.get("ema")
+    return average["average"] if average else state["model"]
+
+
 def verify(path: Path) -> Entry | None:
     """Compare a file with its manifest; None when there is no manifest (a file from elsewhere)."""
     if not _manifest(path).exists():

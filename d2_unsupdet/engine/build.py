@@ -25,6 +25,7 @@ from d2_unsupdet.engine.guard import FiniteGuard
 from d2_unsupdet.engine.hooks import CheckpointHook, EvaluationHook, ExportHook, MetricsHook
 from d2_unsupdet.engine.model_state import batches_uncounted, share_statistics
 from d2_unsupdet.engine.pictures import PicturesHook
+from d2_unsupdet.engine.probe_hook import DEFAULT_SIZE, KnnProbeHook
 from d2_unsupdet.engine.schedule import to_iterations
 from d2_unsupdet.engine.sync_batch_norm import resolve_sync_bn, use_sync_bn
 from d2_unsupdet.engine.trainer import Trainer, unwrap
@@ -104,6 +105,7 @@ class Hooks:
     metrics: MetricsHook
     evaluation: EvaluationHook | None
     pictures: PicturesHook | None
+    probe: KnnProbeHook | None
     writers: PeriodicWriter | None
     checkpoint: CheckpointHook
     export: ExportHook | None
@@ -115,6 +117,7 @@ class Hooks:
             self.metrics,
             self.evaluation,
             self.pictures,
+            self.probe,
             self.writers,
             self.checkpoint,
             self.export,
@@ -160,7 +163,7 @@ def build_hooks(
     pictures = PicturesHook(output, options.pictures)
     if scores:
         names = catalog.class_names(cfg.dataloader.test.dataset.names)
-        pictures = PicturesHook(output, options.pictures, scores.loader, names)
+        pictures = PicturesHook(output, options.pictures, scores.loader, names, scores.evaluator)
     meta = {"method": type(model).__name__, "data": str(cfg.dataloader.train.dataset.names)}
 
     def evaluate() -> dict[str, Any]:
@@ -184,7 +187,17 @@ def build_hooks(
         if scores
         else None,
         pictures=pictures if main and options.pictures else None,
+        probe=_build_probe(cfg, model, period("train.knn_probe.period", options.knn_probe.period)),
         writers=PeriodicWriter(writers, period=options.log_period) if main else None,
         checkpoint=CheckpointHook(saves, checkpointer),
         export=ExportHook(saves, output, meta) if hasattr(model, "export") else None,
     )
+
+
+def _build_probe(cfg: DictConfig, model: nn.Module, period: int) -> KnnProbeHook | None:
+    if not period:
+        return None
+    options = to_plain(cfg.train.knn_probe)
+    views = cfg.dataloader.train.mapper.get("size")
+    size = options.pop("size") or (views if isinstance(views, int) else DEFAULT_SIZE)
+    return KnnProbeHook(**{**options, "period": period}, size=size, model=model)

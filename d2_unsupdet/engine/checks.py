@@ -14,6 +14,7 @@ from d2_unsupdet.checkpoint.files import check_exists
 from d2_unsupdet.data import catalog
 from d2_unsupdet.engine.config import nodes, resolve_class_count
 from d2_unsupdet.engine.defaults import TRAIN
+from d2_unsupdet.engine.probe_hook import check_probe
 from d2_unsupdet.engine.schedule import to_iterations
 from d2_unsupdet.engine.trainer import AMP_DTYPES
 from d2_unsupdet.engine.yaml_config import check_classes
@@ -22,7 +23,12 @@ from d2_unsupdet.errors import UserError
 INFINITY = float("inf")
 
 # Steps, epochs or images; a period of 0 means never.
-LENGTHS = {"train.max_iter", "train.eval_period", "train.checkpointer.period"}
+LENGTHS = {
+    "train.max_iter",
+    "train.eval_period",
+    "train.checkpointer.period",
+    "train.knn_probe.period",
+}
 
 # The smallest and the largest value; every other number may be 0 or more.
 RANGES: dict[str, tuple[float, float]] = {
@@ -32,6 +38,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "train.init.min_coverage": (0, 1),
     "train.ema.decay": (0, 1),
     "train.max_bad_images": (0, 1),
+    "train.knn_probe.k": (1, INFINITY),
     "dataloader.train.total_batch_size": (1, INFINITY),
 }
 _KINDS: list[tuple[type | tuple[type, ...], str]] = [
@@ -60,6 +67,8 @@ def prepare(
     used = ["test"] if eval_only else [p for p in ("train", "test") if loaders.get(p) is not None]
     names = [n for part in used for n in catalog.split_names(loaders[part].dataset.names)]
     catalog.check(names)
+    if not eval_only and cfg.train.knn_probe.period:
+        check_probe(cfg.train.knn_probe)
     if any("num_classes" in node for _, node in nodes(cfg.model)):
         _resolve_classes(cfg, used, names)
     if "cfg_text" in cfg.model:

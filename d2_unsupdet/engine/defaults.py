@@ -29,6 +29,17 @@ TRAIN: dict[str, Any] = dict(
     checkpointer=dict(period=5000, max_to_keep=3),
     eval_period=5000,
     best_metric="bbox/AP",
+    # How well neighbours tell classes apart, during pretraining; labels as in tools/probe.py. So
+    # many images of each set, 0 for all; size 0 takes that of the training views.
+    knn_probe=dict(
+        period=0,  # 0 never
+        train="toy_train",
+        test="toy_val",
+        labels="auto",
+        images=1000,
+        k=20,
+        size=0,
+    ),
     log_period=20,
     writers=["tensorboard"],
     pictures=8,  # views or predictions kept for the report

@@ -65,9 +65,7 @@ def test_objects_are_cut_out_with_their_surroundings(boxes):
 
 def test_difficult_objects_are_neither_there_nor_absent(tmp_path):
     def thing(name, difficult):
-        box = "".join(
-            f"<{k}>{v}</{k}>" for k, v in zip(("xmin", "ymin", "xmax", "ymax"), (1, 1, 9, 9))
-        )
+        box = "<xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax>"
         return (
             f"<object><name>{name}</name><difficult>{difficult}</difficult>"
             f"<bndbox>{box}</bndbox></object>"

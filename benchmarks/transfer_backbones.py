@@ -17,6 +17,7 @@ import argparse
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -531,6 +532,8 @@ def main() -> int:
     if not runner.stopped:
         measure_slopes(benchmark, chains, images=8 if options.quick else 200)
     print(f"\n{table(ledger)}")
+    if options.quick:
+        shutil.rmtree(options.output)
     return 130 if runner.stopped else int(failed > 0)
 
 

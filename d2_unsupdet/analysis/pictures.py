@@ -1,8 +1,10 @@
-"""Pictures that explain a run: paired views with their overlap, predictions beside ground truth.
+"""Pictures that explain a run: paired views with their overlap, predictions beside ground truth
+(boxes, or label maps).
 
 Drawn with Pillow on uint8 RGB arrays, so that the report, TensorBoard and a notebook can use them.
 """
 
+import colorsys
 import io
 import json
 import math
@@ -99,6 +101,44 @@ def draw_instances(
     return np.asarray(picture)
 
 
+def draw_segmentation(
+    image: "np.ndarray | torch.Tensor",
+    labels: "np.ndarray | torch.Tensor | None",
+    predicted: "np.ndarray | torch.Tensor",
+    class_names: Sequence[str],
+) -> np.ndarray:
+    """Image, label map and prediction side by side, and the names of the colours.
+
+    Args:
+        image: RGB.
+        labels: class of each pixel, (H, W); what is no class stays dark. None without labels.
+        predicted: class of each pixel, of the same size.
+        class_names: in label order; a colour belongs to a class.
+    """
+    rgb, _ = _fit(to_rgb(image), 224, 512)
+    size = rgb.shape[1], rgb.shape[0]
+    maps = {"label": labels, "prediction": predicted}
+    known = {title: np.asarray(values) for title, values in maps.items() if values is not None}
+    colors = class_colors(len(class_names))
+    panels = [_titled(rgb, "image")]
+    panels += [_titled(_colored(values, colors, size), title) for title, values in known.items()]
+    present = sorted(
+        {int(k) for values in known.values() for k in np.unique(values) if 0 <= k < len(colors)}
+    )
+    legend = _legend([(class_names[k], colors[k]) for k in present], panels[0].shape[0])
+    return _beside([*panels, legend])
+
+
+def class_colors(count: int) -> list[tuple[int, int, int]]:
+    """A colour for each class: the palette, then hues that are far from one another."""
+    more = []
+    for number in range(count - len(PALETTE)):
+        hue, dim = number * 0.618034 % 1, number % 2
+        red, green, blue = colorsys.hsv_to_rgb(hue, 0.55, 0.95 if dim else 0.6)
+        more.append((round(255 * red), round(255 * green), round(255 * blue)))
+    return [*PALETTE[:count], *more]
+
+
 def contact_sheet(images: Sequence[np.ndarray], columns: int = 4) -> np.ndarray:
     """Images of any sizes on a grid, each in the middle of its cell."""
     if not images:
@@ -189,6 +229,29 @@ def _tint(image: np.ndarray, masks: np.ndarray | None, classes: list[int]) -> np
         inside = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
         blended[inside] = 0.6 * blended[inside] + 0.4 * np.array(PALETTE[category % len(PALETTE)])
     return blended.astype(np.uint8)
+
+
+def _colored(
+    labels: np.ndarray, colors: Sequence[tuple[int, int, int]], size: tuple[int, int]
+) -> np.ndarray:
+    table = np.array([*colors, BACKGROUND], dtype=np.uint8)
+    known = (labels >= 0) & (labels < len(colors))
+    picture = Image.fromarray(table[np.where(known, labels, len(colors))])
+    return np.asarray(picture.resize(size, Image.Resampling.NEAREST))
+
+
+def _legend(entries: Sequence[tuple[str, tuple[int, int, int]]], height: int) -> np.ndarray:
+    row = 18
+    widest = max([_font(13).getlength(name) for name, _ in entries], default=0)
+    picture = Image.new(
+        "RGB", (math.ceil(widest) + 30, max(height, row * len(entries))), BACKGROUND
+    )
+    pen = ImageDraw.Draw(picture)
+    for number, (name, color) in enumerate(entries):
+        top = number * row + 2
+        pen.rectangle((2, top, 14, top + 12), fill=color)
+        pen.text((20, top - 1), name, fill=INK, font=_font(13))
+    return np.asarray(picture)
 
 
 def _font(size: int) -> Any:

@@ -9,10 +9,13 @@ from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from PIL import Image
 
 from d2_unsupdet.analysis.pictures import (
+    BACKGROUND,
     PALETTE,
+    class_colors,
     contact_sheet,
     draw_instances,
     draw_predictions,
+    draw_segmentation,
     draw_views,
     save_picture,
 )
@@ -126,3 +129,18 @@ def test_saved_pictures_are_those_the_report_reads(tmp_path):
     assert [p.caption for p in pictures] == ["image 0", "image 1", "x"]
     assert pictures[2].path.parent == (tmp_path / "pictures").resolve()
     assert len(json.loads((tmp_path / "pictures/index.json").read_text())) == 3
+
+
+def test_label_maps_stand_beside_the_image_in_the_colours_of_their_classes():
+    image = torch.full((3, 240, 240), 90, dtype=torch.uint8)
+    labels = torch.zeros(240, 240, dtype=torch.long)
+    labels[:, 120:], labels[200:] = 1, 255
+    picture = draw_segmentation(image, labels, torch.full((240, 240), 13), ["class"] * 14)
+    first, second, third = (picture[BAR:, x : x + 240] for x in (0, 248, 496))
+    assert near(first[100, 100], (90, 90, 90))
+    assert near(second[100, 50], PALETTE[0]) and near(second[100, 200], PALETTE[1])
+    assert near(second[220, 50], BACKGROUND)
+    assert near(third[100, 100], class_colors(14)[13])
+    assert len(set(class_colors(27))) == 27
+    unlabelled = draw_segmentation(image, None, labels, ["a", "b"])
+    assert unlabelled.shape[1] < picture.shape[1] - 200

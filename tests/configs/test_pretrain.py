@@ -6,7 +6,7 @@ import pytest
 from detectron2.config import instantiate
 from omegaconf import OmegaConf
 
-from d2_unsupdet.engine.config import load_config, to_plain
+from d2_unsupdet.engine.config import load_config, resolve_class_count, to_plain
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 RECIPES = sorted((CONFIGS / "pretrain").rglob("*.py"))
@@ -15,6 +15,7 @@ RECIPES = sorted((CONFIGS / "pretrain").rglob("*.py"))
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_resolves_and_exports(path):
     cfg = load_config(str(path))
+    resolve_class_count(cfg, ["a", "b", "c"], "any")  # a segmentor's clusters
     plain = to_plain(cfg)
     model = instantiate(OmegaConf.create(plain["model"], flags={"allow_objects": True}))
     exported = model.export()

@@ -1,0 +1,23 @@
+"""The embedded scenes with their eight shapes and the ground, for two CPU cores: the quickstart's
+network of one block a stage, 96-pixel views."""
+
+from ...quickstart.models import resnet
+from .coco_stuff27_r18 import dataloader, lr_multiplier, model, optimizer, train
+
+model.backbone = resnet(["res2", "res3", "res4", "res5"])
+model.channels = 64
+
+dataloader.train.dataset.names = "toy_unlabeled"
+dataloader.train.mapper.size = 96
+dataloader.train.mapper.resize = 128  # the scenes' own size
+dataloader.train.total_batch_size = 32
+dataloader.train.num_workers = 2
+dataloader.test.dataset.names = "toy_sem_seg_val"
+dataloader.test.num_workers = 2
+
+optimizer.lr = 0.05
+
+train.max_iter = "5 epochs"  # 312 steps
+train.log_period = 20
+train.channels_last = True
+train.output_dir = "output/pretrain/dense_siam_segmentation_toy"

@@ -67,9 +67,9 @@ def test_two_checkpoints_side_by_side(tool, weights, colours, tmp_path, capsys):
     assert "k=1       k=3" in printed and "a              100.0     100.0" in printed
 
 
-@pytest.mark.parametrize("more", [[], ["--augment"], ["--optimizer", "lars", "--lr", "1000"]])
+@pytest.mark.parametrize("more", [[], ["--augment"], ["--optimizer", "lars", "--lr", "100"]])
 def test_linear(tool, weights, colours, tmp_path, more):
-    options = ["--epochs", "40" if not more else "25", *more, *colours]
+    options = ["--epochs", "25" if "--augment" in more else "200", *more, *colours]
     content = run(tool, tmp_path, "linear", f"a={weights}", *options)
     assert content["checkpoints"]["a"]["results"]["conv5"]["accuracy"] == 100.0
 

@@ -160,6 +160,19 @@ class DenseSiamSegmentor(nn.Module):
             for x, sample, image in zip(logits, batch, images, strict=True)
         ]
 
+    @torch.no_grad()
+    def categories(self, images: Tensor) -> Tensor:
+        """Clusters of images (batch, 3, H, W) uint8 at the stride of the decoder, (batch, h, w).
+
+        In eval mode, whatever the mode of the model.
+        """
+        training = self.training
+        self.eval()
+        try:
+            return self._logits(images.to(self.device)).argmax(dim=1)
+        finally:
+            self.train(training)
+
     def export(self) -> dict[str, Tensor]:
         """The backbone under bare ResNet names (`res2.0.conv1.weight`), BN statistics too."""
         return export_backbone(self.backbone)

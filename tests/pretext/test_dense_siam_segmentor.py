@@ -289,6 +289,15 @@ def test_inference_gives_clusters_of_the_asked_size_whatever_the_neighbours():
     assert not same[0]["sem_seg"].requires_grad
 
 
+def test_categories_are_the_clusters_of_eval_mode():
+    model = tiny()
+    images = torch.randint(0, 256, (2, 3, 64, 32), dtype=torch.uint8)
+    found = model.categories(images)
+    assert model.training and found.shape == (2, 16, 8)
+    outputs = model.eval()([{"image": x, "height": 16, "width": 8} for x in images])
+    assert torch.equal(found, torch.stack([out["sem_seg"].argmax(0) for out in outputs]))
+
+
 def test_the_log_counts_clusters_and_warns_of_one():
     drain_metrics()
     model = tiny()

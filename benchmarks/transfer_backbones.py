@@ -4,6 +4,7 @@
     python benchmarks/transfer_backbones.py --jobs 2     # embedded images, and bccd where it is
     python benchmarks/transfer_backbones.py --unlabeled folder:../shared/data/grocery/images
     python benchmarks/transfer_backbones.py --methods random dupr --lr dupr=0.03 --seeds 0
+    python benchmarks/transfer_backbones.py --scale resnet50    # with a GPU
     python benchmarks/transfer_backbones.py --table             # what is finished, as markdown
     python benchmarks/transfer_backbones.py --quick             # two steps: that it runs
 
@@ -39,15 +40,74 @@ from d2_unsupdet.engine.defaults import TRAIN
 from d2_unsupdet.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
-FINETUNE = "configs/quickstart/finetune.py"
 RANDOM = "random"
-PRETRAIN = {
-    "moco_v2": "configs/quickstart/pretrain_moco.py",
-    "simsiam": "configs/quickstart/pretrain_simsiam.py",
-    "dupr": "configs/quickstart/pretrain_dupr.py",
-    "dense_siam": "configs/quickstart/pretrain_dense_siam.py",
+METHODS = (RANDOM, "moco_v2", "simsiam", "dupr", "dense_siam")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """A network and its recipes.
+
+    Args:
+        pretrain: config of each method.
+        changes: overrides of a method's config.
+        finetune: config of the detector.
+        size: pixels of a view, unless asked for otherwise.
+        edges: target -> short and long side that the detector sees; None leaves the recipe's.
+        workers: loading processes of a run; None leaves the recipe's.
+        probed: side at which the sensitivity is measured.
+        note: in the table's heading.
+    """
+
+    pretrain: dict[str, str]
+    changes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    finetune: str
+    size: int
+    edges: dict[str, tuple[int, int] | None]
+    workers: int | None
+    probed: int
+    note: str = ""
+
+
+SCALES = {
+    "quickstart": Scale(
+        pretrain={
+            "moco_v2": "configs/quickstart/pretrain_moco.py",
+            "simsiam": "configs/quickstart/pretrain_simsiam.py",
+            "dupr": "configs/quickstart/pretrain_dupr.py",
+            "dense_siam": "configs/quickstart/pretrain_dense_siam.py",
+        },
+        finetune="configs/quickstart/finetune.py",
+        size=96,
+        # of bccd 320x240 pixels with cells of about 50 and platelets of 15
+        edges={"toy": None, "bccd": (120, 160)},
+        workers=0,
+        probed=128,
+    ),
+    "resnet50": Scale(
+        pretrain={
+            "moco_v2": "configs/pretrain/moco_v2/imagenet_r50_200ep.py",
+            "simsiam": "configs/pretrain/simsiam/imagenet_r50_100ep.py",
+            "dupr": "configs/pretrain/dupr/imagenet_r50_200ep.py",
+            "dense_siam": "configs/pretrain/dense_siam/imagenet_r50_200ep.py",
+        },
+        # Banks below the number of images, and a momentum for hundreds of steps.
+        changes={
+            "moco_v2": ("model.queue_size=1024", "model.momentum=0.99"),
+            "dupr": (
+                "model.queue_size=1024",
+                "model.patch_queue_size=4096",
+                "model.momentum=0.99",
+            ),
+        },
+        finetune="configs/finetune/voc/faster_rcnn_r50_c4_24k.py",
+        size=224,
+        edges={"toy": (256, 256), "bccd": (240, 320)},
+        workers=None,
+        probed=224,
+        note="ResNet-50, ",
+    ),
 }
-METHODS = (RANDOM, *PRETRAIN)
 # Where a run lies, how fast it loads and how often it looks do not decide what comes out.
 IRRELEVANT = {"num_workers", "output_dir", "eval_period", "log_period", "pictures", "checkpointer"}
 
@@ -272,9 +332,14 @@ class Benchmark:
 def build_chains(options: argparse.Namespace, targets: dict[str, list[str]]) -> list[list[Run]]:
     """For each seed and method its pretraining and what follows; seeds outermost, so that a partial
     table compares equals."""
-    quiet = ("dataloader.train.num_workers=0", "train.pictures=0", "train.log_period=50")
+    scale = SCALES[options.scale]
+    quiet = ["train.pictures=0", "train.log_period=50"]
+    scoring = ["train.eval_period=0", "train.checkpointer.period=200"]
+    if scale.workers is not None:
+        quiet.append(f"dataloader.train.num_workers={scale.workers}")
+        scoring.append(f"dataloader.test.num_workers={scale.workers}")
     budget = (
-        f"{options.steps} steps of {options.batch} images at {options.size} px from "
+        f"{scale.note}{options.steps} steps of {options.batch} images at {options.size} px from "
         f"{_short(options.unlabeled)}; finetuned {options.finetune_steps} steps on "
         f"{options.labels} labelled images"
     )
@@ -291,12 +356,13 @@ def build_chains(options: argparse.Namespace, targets: dict[str, list[str]]) -> 
                     f"dataloader.train.total_batch_size={options.batch}",
                     f"train.max_iter={options.steps}",
                     f"train.seed={seed}",
+                    *scale.changes.get(method, ()),
                     *([f"optimizer.lr={rate}"] if rate else []),
                 ]
                 chain.append(
                     Run(
                         kind="pretrain",
-                        config=PRETRAIN[method],
+                        config=scale.pretrain[method],
                         overrides=tuple(overrides),
                         quiet=(*quiet, "train.checkpointer.period=200"),
                         **common,
@@ -309,13 +375,12 @@ def build_chains(options: argparse.Namespace, targets: dict[str, list[str]]) -> 
                     f"train.max_iter={options.finetune_steps}",
                     f"train.seed={seed}",
                 ]
-                periods = ("train.eval_period=0", "train.checkpointer.period=200")
                 run = Run(
                     kind="finetune",
                     target=target,
-                    config=FINETUNE,
+                    config=scale.finetune,
                     overrides=tuple(overrides),
-                    quiet=(*quiet, "dataloader.test.num_workers=0", *periods),
+                    quiet=(*quiet, *scoring),
                     start=chain[0] if method != RANDOM else None,
                     **common,
                 )
@@ -343,11 +408,17 @@ def bccd_overrides(folder: Path, output: Path) -> list[str]:
     return [
         f"dataloader.train.dataset.names=coco:{train}@{folder / 'images'}",
         f"dataloader.test.dataset.names=coco:{path}@{folder / 'images'}",
-        # 320x240 pixels with cells of about 50 and platelets of 15
-        "dataloader.train.mapper.augmentations.0.short_edge_length=[120]",
-        "dataloader.train.mapper.augmentations.0.max_size=160",
-        "dataloader.test.mapper.augmentations.0.short_edge_length=120",
-        "dataloader.test.mapper.augmentations.0.max_size=160",
+    ]
+
+
+def resized(short: int, long: int) -> list[str]:
+    """Overrides of the sides that the detector sees."""
+    first = "mapper.augmentations.0"
+    return [
+        f"dataloader.train.{first}.short_edge_length=[{short}]",
+        f"dataloader.train.{first}.max_size={long}",
+        f"dataloader.test.{first}.short_edge_length={short}",
+        f"dataloader.test.{first}.max_size={long}",
     ]
 
 
@@ -356,17 +427,24 @@ def choose_targets(options: argparse.Namespace) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for name in options.targets:
         if name == "toy":
-            found[name] = (
-                ["dataloader.test.dataset.names=toy_val:images=8"] if options.quick else []
-            )
+            # The small recipe is written for it.
+            data = "dataloader.{}.dataset.names=toy_{}"
+            train, test = data.format("train", "train"), data.format("test", "val")
+            own = options.scale == "quickstart"
+            found[name] = [f"{test}:images=8"] if options.quick else [] if own else [train, test]
         elif (options.bccd / "annotations" / "train.json").is_file():
             found[name] = bccd_overrides(options.bccd.resolve(), options.output)
         else:
             print(f"left out: bccd, which is not in '{options.bccd}' (--bccd)")
+            continue
+        edges = SCALES[options.scale].edges[name]
+        found[name] += resized(*edges) if edges else []
     return found
 
 
-def measure_slopes(benchmark: Benchmark, chains: Sequence[Sequence[Run]], images: int) -> None:
+def measure_slopes(
+    benchmark: Benchmark, chains: Sequence[Sequence[Run]], *, images: int, side: int
+) -> None:
     """Spatial sensitivity of every finished backbone: of res4, on objects of toy_val, by IoU.
 
     A random backbone takes the architecture of a pretrained one, so it needs one to be there.
@@ -389,7 +467,7 @@ def measure_slopes(benchmark: Benchmark, chains: Sequence[Sequence[Run]], images
     todo = {key: found for key, found in sources.items() if key not in benchmark.ledger.runs}
     samples = read_samples("toy_val", images, seed=0, boxes=True) if todo else []
     for key, (run, source, seed) in todo.items():
-        found = sensitivity(load_resnet(source, seed=seed), samples, level="res4", side=128)
+        found = sensitivity(load_resnet(source, seed=seed), samples, level="res4", side=side)
         rate = run.learning_rate if run.kind == "pretrain" else None
         about = {"method": run.method, "seed": run.seed, "budget": run.budget, "lr": rate}
         benchmark.ledger.add(key, {"kind": "slope", **about, "slope": found.slope})
@@ -463,7 +541,7 @@ def _line(cells: Sequence[str]) -> str:
 def _rate(text: str) -> tuple[str, float]:
     method, _, value = text.partition("=")
     try:
-        if method in PRETRAIN and float(value) > 0:
+        if method in METHODS[1:] and float(value) > 0:
             return method, float(value)
     except ValueError:
         pass
@@ -480,7 +558,13 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--unlabeled", default="toy_unlabeled", help="any data set name")
     parser.add_argument("--steps", type=int, default=300, help="of every pretraining")
     parser.add_argument("--batch", type=int, default=64, help="images of a pretraining step")
-    parser.add_argument("--size", type=int, default=96, help="pixels of a view")
+    parser.add_argument("--size", type=int, help="pixels of a view; default: the scale's")
+    parser.add_argument(
+        "--scale",
+        choices=SCALES,
+        default="quickstart",
+        help="resnet50, with 224-pixel views and a Faster R-CNN C4, needs a GPU",
+    )
     parser.add_argument("--finetune-steps", type=int, default=300)
     parser.add_argument("--labels", type=int, default=50, help="labelled images")
     parser.add_argument("--lr", type=_rate, nargs="+", default=[], metavar="METHOD=RATE")
@@ -493,6 +577,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     options.lr = dict(options.lr)
     options.output = options.output.resolve()
+    options.size = options.size or SCALES[options.scale].size
     prefix, colon, path = options.unlabeled.partition(":")
     if prefix == "folder" and colon:  # found from here, whatever the folder of the runs
         options.unlabeled = f"folder:{Path(path).resolve()}"
@@ -518,10 +603,10 @@ def main() -> int:
     if options.table:
         print(table(ledger))
         return 0
-    missing = [m for m in options.methods if m in PRETRAIN and not (ROOT / PRETRAIN[m]).exists()]
-    for method in missing:
-        print(f"left out: {method}, whose recipe {PRETRAIN[method]} does not exist")
-    options.methods = [method for method in options.methods if method not in missing]
+    for method, recipe in SCALES[options.scale].pretrain.items():
+        if method in options.methods and not (ROOT / recipe).exists():
+            print(f"left out: {method}, whose recipe {recipe} does not exist")
+            options.methods.remove(method)
     options.output.mkdir(parents=True, exist_ok=True)
     runner = Processes(options.threads)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -530,7 +615,8 @@ def main() -> int:
     benchmark = Benchmark(options.output, ledger, runner, current_commit())
     failed = benchmark.work(chains, options.jobs)
     if not runner.stopped:
-        measure_slopes(benchmark, chains, images=8 if options.quick else 200)
+        images, side = 8 if options.quick else 200, SCALES[options.scale].probed
+        measure_slopes(benchmark, chains, images=images, side=side)
     print(f"\n{table(ledger)}")
     if options.quick:
         shutil.rmtree(options.output)

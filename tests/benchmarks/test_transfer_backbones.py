@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from d2_unsupdet.engine.config import load_config
+from d2_unsupdet.engine.run import prepare
 from d2_unsupdet.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -175,6 +177,20 @@ def test_bccd_is_scored_on_everything_that_is_not_for_training(bench, tmp_path):
     assert f"coco:{tmp_path}/bccd/annotations/train.json" in overrides[0]
     options.bccd = tmp_path / "nowhere"
     assert bench.choose_targets(options) == {}
+
+
+@pytest.mark.parametrize("scale", ["quickstart", "resnet50"])
+def test_every_run_of_a_scale_is_one_that_train_net_takes(bench, tmp_path, scale):
+    arguments = ["--scale", scale, "--seeds", "0", "--targets", "toy", "--output", str(tmp_path)]
+    options = bench.parse(arguments)
+    chains = bench.build_chains(options, bench.choose_targets(options))
+    runs = [run for chain in chains for run in chain]
+    assert {run.method for run in runs} == set(bench.METHODS) and len(runs) == 9
+    finetunes = [run for run in runs if run.kind == "finetune"]
+    assert len({(run.config, run.overrides) for run in finetunes}) == 1
+    for run in [*runs[:2], *runs[3::2]]:
+        prepare(load_config(str(ROOT / run.config), [*run.overrides, *run.quiet]))
+    assert len({run.key() for run in runs}) == 9
 
 
 def test_a_failing_process_says_where_its_log_is(bench, tmp_path):

@@ -1,5 +1,6 @@
 """What every command-line tool shares: a UserError becomes one line and exit code 2."""
 
+import argparse
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -23,3 +24,11 @@ def run_tool(main: Callable[[], int | None]) -> NoReturn:
         sys.exit(USER_ERROR)
     except KeyboardInterrupt:
         sys.exit(130)  # 128 + SIGINT, as shells expect
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1, as argparse's `type`."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not positive")
+    return value

@@ -15,14 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from d2_unsupdet.analysis import affinity, categories, matching, neighbours, plots, sensitivity
 from d2_unsupdet.analysis.samples import GEOMETRIES, Sample, Views, draw_views, read_samples
 from d2_unsupdet.checkpoint import load_weights, write_json
-from d2_unsupdet.checkpoint.backbone import RANDOM, STAGES, load_resnet, model_of_run
-from d2_unsupdet.cli import run_tool
-from d2_unsupdet.engine.build import build_model
+from d2_unsupdet.checkpoint.backbone import (
+    STAGES,
+    first_architecture,
+    load_resnet,
+    model_of_run,
+    name_checkpoints,
+)
+from d2_unsupdet.cli import positive, run_tool
+from d2_unsupdet.engine.build import build_model, choose_device
 from d2_unsupdet.engine.config import load_config
 from d2_unsupdet.errors import UserError
 
@@ -42,8 +46,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
             "checkpoints", nargs="+", metavar="[LABEL=]CHECKPOINT", help="side by side"
         )
         one.add_argument("--data", default="toy_val", help="name of the data set")
-        one.add_argument("--images", type=_positive, default=figure.images, help="how many, random")
-        one.add_argument("--size", type=_positive, default=figure.size, help="side in pixels")
+        one.add_argument("--images", type=positive, default=figure.images, help="how many, random")
+        one.add_argument("--size", type=positive, default=figure.size, help="side in pixels")
         one.add_argument("--seed", type=int, default=0, help="decides images, boxes and views")
         one.add_argument("--out", type=Path, default=Path("output/analysis"), help="folder")
         one.add_argument("--device", default="auto", help="cpu, cuda, ...; auto: a GPU if any")
@@ -51,7 +55,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         if figure.level:
             one.add_argument("--level", default=figure.level, choices=STAGES, help="feature map")
         if figure.rows:
-            one.add_argument("--rows", type=_positive, default=figure.rows, help="images drawn")
+            one.add_argument("--rows", type=positive, default=figure.rows, help="images drawn")
         for flag, options in figure.extra.items():
             one.add_argument(flag, **options)
     return parser.parse_args(argv)
@@ -125,13 +129,6 @@ def draw_categories(args: argparse.Namespace, load: Loader) -> tuple[Any, Mappin
     return categories.draw(results, pairs, "Pseudo-categories of two views", shown=shown), told
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not positive")
-    return value
-
-
 @dataclass(frozen=True)
 class Figure:
     """What draws a figure, and its options; the defaults of size and level are the paper's."""
@@ -153,8 +150,8 @@ FIGURES = {
         level="res4",
         rows=None,
         extra={
-            "--roi-size": {"type": _positive, "default": 7, "help": "cells a side of RoIAlign"},
-            "--bins": {"type": _positive, "default": 20, "help": "of IoU"},
+            "--roi-size": {"type": positive, "default": 7, "help": "cells a side of RoIAlign"},
+            "--bins": {"type": positive, "default": 20, "help": "of IoU"},
         },
     ),
     "neighbours": Figure(
@@ -163,7 +160,7 @@ FIGURES = {
         size=224,
         level="res5",
         rows=6,
-        extra={"--neighbours": {"type": _positive, "default": 4, "help": "of each query"}},
+        extra={"--neighbours": {"type": positive, "default": 4, "help": "of each query"}},
     ),
     "affinity": Figure(
         draw_affinity,
@@ -172,7 +169,7 @@ FIGURES = {
         level="res5",
         rows=3,
         extra={
-            "--roi-size": {"type": _positive, "default": 14, "help": "cells a side of RoIAlign"},
+            "--roi-size": {"type": positive, "default": 14, "help": "cells a side of RoIAlign"},
             "--tau": {"type": float, "default": 0.001, "help": "temperature of the softmax"},
         },
     ),
@@ -184,7 +181,7 @@ FIGURES = {
         rows=3,
         extra={
             "--geometry": GEOMETRY,
-            "--lines": {"type": _positive, "default": 40, "help": "drawn in a picture"},
+            "--lines": {"type": positive, "default": 40, "help": "drawn in a picture"},
         },
     ),
     "categories": Figure(
@@ -218,27 +215,11 @@ def view_pairs(
     return pairs
 
 
-def name_checkpoints(given: Sequence[str]) -> dict[str, str]:
-    """Label -> checkpoint; without a label, the last parts of the path."""
-    named: dict[str, str] = {}
-    for text in given:
-        label, equals, source = text.partition("=")
-        if not equals or Path(text).exists():
-            label, source = _short(text), text
-        if label in named:
-            raise UserError(f"Two checkpoints are called '{label}'; write LABEL=CHECKPOINT.")
-        named[label] = source
-    return named
-
-
 def load_network(source: str, args: argparse.Namespace) -> Any:
     """The frozen ResNet of a checkpoint, or the whole method for its pseudo-categories."""
-    device = args.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = choose_device(args.device)
     if args.figure != "categories":
-        others = [s for s in args.named.values() if not s.startswith(RANDOM)]
-        like = others[0] if others else None
+        like = first_architecture(args.named.values())
         net = load_resnet(source, allow_unsafe=args.allow_unsafe, like=like, seed=args.seed)
         return net.to(device)
     if Path(source).is_dir():
@@ -267,11 +248,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     numbers = picture.with_suffix(".json")
     write_json(numbers, {"figure": args.figure, "settings": settings, "checkpoints": results})
     print(f"wrote {picture} and {numbers.name}")
-
-
-def _short(path: str) -> str:
-    parts = [part for part in Path(path).parts if part != "output"]
-    return "/".join(parts[-2:]) or path
 
 
 if __name__ == "__main__":

@@ -18,15 +18,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from d2_unsupdet.checkpoint import write_json
-from d2_unsupdet.checkpoint.backbone import RANDOM, FrozenResNet, load_resnet
-from d2_unsupdet.cli import run_tool
+from d2_unsupdet.checkpoint.backbone import (
+    FrozenResNet,
+    first_architecture,
+    load_resnet,
+    name_checkpoints,
+)
+from d2_unsupdet.cli import positive, run_tool
 from d2_unsupdet.data import catalog
+from d2_unsupdet.engine.build import choose_device
 from d2_unsupdet.engine.digest import state_digest
-from d2_unsupdet.errors import UserError
 from d2_unsupdet.evaluation.probes import (
     LARS_PROTOCOL,
     SGD_PROTOCOL,
@@ -69,8 +73,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
             "cut out",
         )
         one.add_argument("--images", type=int, default=0, help="of each data set; 0: all")
-        one.add_argument("--size", type=_positive, default=224, help="side in pixels")
-        one.add_argument("--batch", type=_positive, default=64, help="images at a time")
+        one.add_argument("--size", type=positive, default=224, help="side in pixels")
+        one.add_argument("--batch", type=positive, default=64, help="images at a time")
         one.add_argument("--workers", type=int, default=2, help="loading processes")
         one.add_argument("--seed", type=int, default=0)
         one.add_argument("--out", type=Path, default=Path("output/probes"), help="folder")
@@ -78,7 +82,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         one.add_argument("--allow-unsafe", action="store_true", help="run code that weights bring")
     linear, svm, knn = added["linear"], added["svm"], added["knn"]
     linear.add_argument("--optimizer", default="sgd", choices=["sgd", "lars"], help="protocol")
-    linear.add_argument("--epochs", type=_positive, help="another length than the protocol's")
+    linear.add_argument("--epochs", type=positive, help="another length than the protocol's")
     linear.add_argument("--lr", type=float, help="another rate at a batch of 256")
     linear.add_argument("--weight-decay", type=float, default=0.0)
     linear.add_argument("--augment", action="store_true", help="new crops in each epoch; slow")
@@ -86,7 +90,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     svm.add_argument("--costs", nargs="+", type=float, default=list(COSTS))
     for one in (linear, knn):
         one.add_argument("--stages", nargs="+", choices=list(STAGES), default=["conv5"])
-    knn.add_argument("-k", "--neighbours", nargs="+", type=_positive, default=[20, 200])
+    knn.add_argument("-k", "--neighbours", nargs="+", type=positive, default=[20, 200])
     knn.add_argument("--temperature", type=float, default=0.07)
     return parser.parse_args(argv)
 
@@ -184,25 +188,9 @@ def features_of(
     )
 
 
-def name_checkpoints(given: Sequence[str]) -> dict[str, str]:
-    """Label -> checkpoint; without a label, the last parts of the path."""
-    named: dict[str, str] = {}
-    for text in given:
-        label, equals, source = text.partition("=")
-        if not equals or Path(text).exists():
-            label, source = "/".join(Path(text).parts[-2:]), text
-        if label in named:
-            raise UserError(f"Two checkpoints are called '{label}'; write LABEL=CHECKPOINT.")
-        named[label] = source
-    return named
-
-
-def load(source: str, args: Any, others: Sequence[str]) -> FrozenResNet:
-    device = args.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    like = next((s for s in others if not s.startswith(RANDOM)), None)
-    return load_resnet(source, allow_unsafe=args.allow_unsafe, like=like, seed=args.seed).to(device)
+def load(source: str, like: str | None, args: Any) -> FrozenResNet:
+    net = load_resnet(source, allow_unsafe=args.allow_unsafe, like=like, seed=args.seed)
+    return net.to(choose_device(args.device))
 
 
 def table(results: Mapping[str, Results]) -> str:
@@ -213,13 +201,6 @@ def table(results: Mapping[str, Results]) -> str:
     for label, found in results.items():
         lines.append(f"{label:{width}}" + "".join(f"{headline(found[c]):10.1f}" for c in columns))
     return "\n".join(lines)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not positive")
-    return value
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -234,10 +215,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     options["labels"] = train.kind
     sets = train, read_probe_set(args.test_data, classes=train.classes, **options)
     print(f"{len(train)} items of {train.name} and {len(sets[1])} of {sets[1].name}: {train.kind}")
+    like = first_architecture(named.values())
     results = {}
     for label, source in named.items():
         print(f"{label}: {source}")
-        results[label] = PROBES[args.probe](load(source, args, list(named.values())), sets, args)
+        results[label] = PROBES[args.probe](load(source, like, args), sets, args)
     measure = "accuracy" if train.single else "mAP"
     print(f"\n{args.probe}, {measure} in per cent on {args.test_data}\n{table(results)}")
     args.out.mkdir(parents=True, exist_ok=True)

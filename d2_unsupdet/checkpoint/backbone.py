@@ -8,7 +8,7 @@ own model or the author of a Detectron2 file says otherwise.
 import logging
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,6 +187,24 @@ def load_resnet(
     return _built(str(source), state, input=input, stride_in_1x1=caffe)
 
 
+def name_checkpoints(given: Sequence[str]) -> dict[str, str]:
+    """`LABEL=CHECKPOINT` or `CHECKPOINT` by label; without one, the end of its path."""
+    named: dict[str, str] = {}
+    for text in given:
+        label, equals, source = text.partition("=")
+        if not equals or Path(text).exists():
+            label, source = _short(text), text
+        if label in named:
+            raise UserError(f"Two checkpoints are called '{label}'; write LABEL=CHECKPOINT.")
+        named[label] = source
+    return named
+
+
+def first_architecture(sources: Iterable[str]) -> str | None:
+    """The first checkpoint that is not random, whose architecture a plain `random` takes."""
+    return next((source for source in sources if not source.startswith(RANDOM)), None)
+
+
 def model_of_run(folder: str | Path) -> nn.Module:
     """The whole model of a run on the CPU, with its newest weights (or their moving average).
 
@@ -293,3 +311,8 @@ def _input_of(model: nn.Module) -> Input:
 
 def _values(column: Tensor | nn.Module | Sequence[float]) -> tuple[float, ...]:
     return tuple(torch.as_tensor(column).flatten().tolist())
+
+
+def _short(path: str) -> str:
+    parts = [part for part in Path(path).parts if part != "output"]
+    return "/".join(parts[-2:]) or path

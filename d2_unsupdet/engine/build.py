@@ -34,12 +34,15 @@ from d2_unsupdet.evaluation import inference_on_dataset
 from d2_unsupdet.seeding import seed_everything
 
 
+def choose_device(name: str) -> str:
+    """ "auto" is CUDA if there is one."""
+    return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def build_model(cfg: DictConfig) -> nn.Module:
     """The model on its device, initialised from `train.seed` alone."""
     seed_everything(cfg.train.seed, "init")
-    device = cfg.train.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = choose_device(cfg.train.device)
     order = torch.channels_last if cfg.train.channels_last else torch.preserve_format
     model = instantiate(cfg.model).to(device, memory_format=order)
     if cfg.train.sync_bn:

@@ -238,7 +238,7 @@ def _train(cfg: CfgNode, pretext: bool) -> dict[str, Any]:
         "device": "auto" if cfg.MODEL.DEVICE == "cuda" else cfg.MODEL.DEVICE,
         "cudnn_benchmark": cfg.CUDNN_BENCHMARK,
         "amp": {"enabled": cfg.SOLVER.AMP.ENABLED, "dtype": "fp16"},
-        # In a pretext the norm of the backbone speaks for the heads, which Detectron2 has no key for.
+        # A pretext has one key for the norms: that of its backbone speaks for the heads too.
         "sync_bn": pretext and cfg.MODEL.RESNETS.NORM == "SyncBN",
         "clip_grad_norm": clip.CLIP_VALUE if clip.ENABLED else 0.0,
         "eval_period": cfg.TEST.EVAL_PERIOD,

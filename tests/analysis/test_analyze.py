@@ -88,15 +88,6 @@ def test_what_is_missing_is_a_sentence(tool, weights, tmp_path):
         tool.main(["matching", weights, "--images", "0"])
 
 
-def test_names_of_checkpoints(tool):
-    given = ["output/run/export.pkl", "b=random:output/run", "random"]
-    assert tool.name_checkpoints(given) == {
-        "run/export.pkl": "output/run/export.pkl",
-        "b": "random:output/run",
-        "random": "random",
-    }
-
-
 def test_without_matplotlib_it_says_so_before_the_work(tool, monkeypatch):
     monkeypatch.setattr("d2_unsupdet.analysis.plots.is_installed", lambda module: False)
     with pytest.raises(UserError, match="pip install 'd2_unsupdet\\[figures\\]'"):

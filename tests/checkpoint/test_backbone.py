@@ -13,8 +13,10 @@ from d2_unsupdet.checkpoint.backbone import (
     FrozenResNet,
     Input,
     bare_state,
+    first_architecture,
     infer_architecture,
     load_resnet,
+    name_checkpoints,
     resnet_of,
 )
 from d2_unsupdet.engine.config import load_config, to_plain
@@ -179,3 +181,15 @@ def test_a_resnet_that_ends_early():
     cut = FrozenResNet(infer_architecture("it", short), short)
     assert list(cut(IMAGES)) == ["stem", "res2", "res3", "res4"]
     assert cut(IMAGES)["res4"].equal(net(IMAGES)["res4"])
+
+
+def test_names_of_checkpoints():
+    given = ["output/run/export.pkl", "b=random:output/run", "random"]
+    assert name_checkpoints(given) == {
+        "run/export.pkl": "output/run/export.pkl",
+        "b": "random:output/run",
+        "random": "random",
+    }
+    assert (
+        first_architecture(["random", "b", "c"]) == "b" and first_architecture(["random"]) is None
+    )

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from detectron2.config import instantiate
 
@@ -54,6 +56,42 @@ def test_it_trains_scores_draws_and_resumes_to_the_same_bits(tmp_path, capsys):
     printed = capsys.readouterr().out
     again = json.loads(printed[printed.index("{\n") :])  # behind the log
     assert again["sem_seg"]["mIoU"] == pytest.approx(scores["mIoU"])
+
+
+def write_regions(root: Path, count: int, seed: int, side: int = 48) -> None:
+    """Images of regions in four colours, of any brightness and grain, and their label maps."""
+    rng = np.random.default_rng(seed)
+    colors = np.array([[200, 70, 70], [70, 190, 80], [70, 90, 210], [200, 190, 90]])
+    place = np.stack(np.mgrid[:side, :side], axis=-1)[:, :, None]  # (side, side, 1, 2)
+    for part in ("images", "labels"):
+        (root / part).mkdir(parents=True)
+    for number in range(count):
+        nearest = ((place - rng.random((4, 2)) * side) ** 2).sum(axis=-1).argmin(axis=-1)
+        kinds = rng.integers(0, 4, 4)
+        shades = colors[kinds] * rng.uniform(0.6, 1.2, (4, 1)) + rng.normal(0, 20, (4, 3))
+        image = shades[nearest] + rng.normal(0, 20, (side, side, 3))
+        pixels = np.clip(image, 0, 255).astype(np.uint8)
+        cv2.imwrite(str(root / f"images/{number:03d}.png"), pixels)
+        cv2.imwrite(str(root / f"labels/{number:03d}.png"), kinds[nearest].astype(np.uint8))
+    (root / "labels/classes.txt").write_text("red\ngreen\nblue\nyellow\n")
+
+
+@pytest.mark.slow
+def test_it_finds_classes_that_both_views_show(tmp_path):
+    write_regions(tmp_path / "train", 160, seed=0)
+    write_regions(tmp_path / "val", 40, seed=1)
+    options = [
+        f"dataloader.train.dataset.names=folder:{tmp_path}/train/images",
+        f"dataloader.test.dataset.names=sem_seg:{tmp_path}/val/labels@{tmp_path}/val/images",
+        "dataloader.train.mapper.size=48",
+        "dataloader.train.mapper.resize=48",
+        "dataloader.train.total_batch_size=16",
+        "train.pictures=0",
+    ]
+    untrained = run(tmp_path / "0", *options, "optimizer.lr=0", "train.max_iter=15")
+    trained = run(tmp_path / "1", *options, "train.max_iter=60")
+    before, after = (r["result"]["sem_seg"]["mIoU"] for r in (untrained, trained))
+    assert after > 55 and after > before + 15, (before, after)
 
 
 def test_the_recipe_is_the_official_one():

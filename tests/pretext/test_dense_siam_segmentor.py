@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from detectron2.config import get_cfg
+from detectron2.modeling import build_model
 from torch.nn.parallel import DistributedDataParallel
 
 from d2_unsupdet.engine.sync_batch_norm import resolve_sync_bn, use_sync_bn
@@ -329,3 +331,16 @@ def test_bad_settings_are_sentences():
         tiny(seg_weight=-1)
     with pytest.raises(UserError, match="freeze_at to 0"):
         DenseSiamSegmentor(backbone=tiny_resnet(freeze_at=2))
+
+
+def test_detectron2s_own_config_builds_it():
+    cfg = get_cfg()
+    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.DEVICE = "DenseSiamSegmentor", "cpu"
+    cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    resnet = cfg.MODEL.RESNETS
+    resnet.DEPTH, resnet.RES2_OUT_CHANNELS, resnet.NORM = 18, 64, "BN"
+    resnet.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 6
+    model = build_model(cfg)
+    assert isinstance(model, DenseSiamSegmentor) and model.num_classes == 6
+    assert model.aux_projector[6].out_channels == 128

@@ -90,9 +90,9 @@ class MetricsHook(PeriodicHook):
             if name not in self.reported:
                 self.reported.add(name)
                 logger.warning(
-                    "%s is %.4f at step %d, under %.4f: the embeddings are collapsing to one "
-                    "point; check the learning rate, the BN of the projector and that the "
-                    "predictor keeps its rate (said once)",
+                    "%s is %.4f at step %d, under %.4f: the method is collapsing to one answer "
+                    "for everything; see its page in docs/methods, and check the learning rate, "
+                    "the batch norms and that a predictor keeps its rate (said once)",
                     name,
                     scalars[name],
                     self.trainer.iter + 1,

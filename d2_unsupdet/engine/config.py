@@ -132,6 +132,11 @@ def check_key(cfg: DictConfig, key: str) -> None:
             valid = set(map(str, node.keys())) - {"_target_"} | accepted
             if "**" in valid or (part in valid and depth == len(parts) - 1):
                 return
+            if part in valid:
+                raise UserError(
+                    f"Config key '{key}': '{part}' of {where} is not set in this config, so nothing "
+                    "inside it can be; write the whole of it in a config file."
+                )
             raise UserError(
                 f"Unknown config key '{key}': {where} has no '{part}'.{nearest(part, valid)}"
             )

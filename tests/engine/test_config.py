@@ -54,6 +54,7 @@ def test_overrides_reach_keys_and_parameters_of_the_target(recipe):
          r"mean 'max_iter'\?"),
         ("trian.max_iter=3", r"the config has no 'trian'. Did you mean 'train'\?"),
         ("model.kernelsize=3", r"model has no 'kernelsize'. Did you mean 'kernel_size'\?"),
+        ("model.dilation.x=3", r"'dilation' of model is not set in this config"),
         ("train.output_dir.x=3", "train.output_dir is a value, not a section"),
         ("lr_multiplier.values.7=3", "lr_multiplier.values is a list of 2; '7' is no index"),
         ("train.max_iter", "is not of the form key=value"),

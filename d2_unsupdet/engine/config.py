@@ -134,8 +134,8 @@ def check_key(cfg: DictConfig, key: str) -> None:
                 return
             if part in valid:
                 raise UserError(
-                    f"Config key '{key}': '{part}' of {where} is not set in this config, so nothing "
-                    "inside it can be; write the whole of it in a config file."
+                    f"Config key '{key}': '{part}' of {where} is not set in this config, so "
+                    "nothing inside it can be; write the whole of it in a config file."
                 )
             raise UserError(
                 f"Unknown config key '{key}': {where} has no '{part}'.{nearest(part, valid)}"

@@ -7,6 +7,13 @@ from .models import moco as model
 
 dataloader.train.dataset.names = "toy_unlabeled"
 dataloader.train.mapper.size = 96
+# The paper's colours and blur are for 224 pixels; here MoCo would learn next to nothing in minutes.
+colours = dataloader.train.mapper.photometric
+colours.brightness = colours.contrast = colours.saturation = 0.2
+colours.hue = 0.05
+colours.grayscale = 0.1
+colours.blur = 0.2
+colours.sigma = [0.1, 0.8]  # 2.0 * 96 / 224
 dataloader.train.total_batch_size = 64
 dataloader.train.num_workers = 2
 

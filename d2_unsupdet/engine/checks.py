@@ -167,12 +167,6 @@ def _check_training(cfg: DictConfig, resume: bool, processes: int) -> None:
             f"dataloader.train.total_batch_size={batch} cannot be shared by {processes} "
             f"process(es) in {cfg.train.accumulate} micro-batch(es); use a multiple of {parts}."
         )
-    queue = cfg.model.get("queue_size")
-    if queue is not None and queue < batch:
-        raise UserError(
-            f"model.queue_size={queue} is smaller than dataloader.train.total_batch_size={batch}; "
-            "a step must fit into the queue."
-        )
 
 
 def _check_fresh(output: Path) -> None:

@@ -61,15 +61,6 @@ def say_start(cfg: DictConfig, trainer: Trainer, report: LoadReport | None, star
     amp = options.amp.dtype if options.amp.enabled else "fp32"
     spec = cfg.dataloader.train.dataset.get("subset")
     subset = "" if spec is None else f" (subset {spec})"
-    keys = cfg.model.get("queue_size")
-    if keys is not None and keys > plan.size:
-        logger.warning(
-            "model.queue_size=%d holds the query's own image among its negatives: the data set has "
-            "%d images; choose fewer, for example %d",
-            keys,
-            plan.size,
-            max(1, plan.size // 2),
-        )
     epochs = trainer.length * plan.batch / plan.size
     rows = {
         "model": f"{type(model).__name__}: {trained:.2f} M trained, {frozen:.2f} M not",

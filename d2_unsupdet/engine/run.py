@@ -53,6 +53,9 @@ def train(plain: dict, options: Mapping[str, Any]) -> None:
     if state is None:
         report = _load_initial(cfg, model, options["allow_unsafe"])
     trainer = build_trainer(cfg, model)
+    if hasattr(model, "check_run"):  # a method knows what fits the data and what does not
+        plan = trainer.loader.plan
+        model.check_run(batch=plan.batch, images=plan.size)  # type: ignore[operator]
     start = 0
     if state is not None:
         trainer.load_state_dict(state)

@@ -5,6 +5,7 @@ MoCo v2 is the case with one level and no patches. The key side and the banks mo
 after the optimizer step: see deferred.py.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ from d2_unsupdet.pretext.projectors import ImageProjector, PatchProjector
 from d2_unsupdet.pretext.ranks import mean_over, own_rows, shared_draw
 from d2_unsupdet.pretext.shuffle import Shuffle
 
+logger = logging.getLogger(__name__)
 LEVELS = ("res2", "res3", "res4", "res5")
 IMAGE_LOSS = InfoNCE(temperature=0.2)
 # At batch 32 and 65,536 keys all logits of res4 take 1.6 GB, those of 512 rows 0.13 GB.
@@ -144,6 +146,11 @@ class DUPR(DeferredUpdates):
         sizes = _per_level("patch_sizes", levels, patch_sizes)
         if not alpha and not beta:
             raise UserError("Every weight in image_weights and patch_weights is 0: set one.")
+        if not 0 <= momentum <= 1 or dim < 1 or sampling_ratio < 0:
+            raise UserError(
+                f"momentum={momentum} must lie in [0, 1], dim={dim} be at least 1, and "
+                f"sampling_ratio={sampling_ratio} not be negative."
+            )
         if patch_reduction not in ("mean", "sum"):
             raise UserError(f"patch_reduction is '{patch_reduction}'; use 'mean' or 'sum'.")
         for level in beta:
@@ -201,6 +208,33 @@ class DUPR(DeferredUpdates):
     @property
     def device(self) -> torch.device:
         return self.views.device
+
+    def check_run(self, *, batch: int, images: int) -> None:
+        """Refuse a bank that cannot hold the keys of a step; warn of one that holds the query.
+
+        Args:
+            batch: images of a step, over all processes.
+            images: of the data set.
+        """
+        full = []
+        for name in self.queues:
+            patches = name.startswith("patch")
+            each, key = (self.patch_keys, "patch_queue_size") if patches else (1, "queue_size")
+            size = len(self.queue(name).keys)
+            if size < batch * each:
+                raise UserError(
+                    f"The bank '{name}' holds {size} keys, but a step of {batch} images brings "
+                    f"{batch * each}; raise {key} to that or take a smaller batch."
+                )
+            if size > images * each:
+                full.append(f"{name} ({size} keys, better {max(batch, images // 2) * each})")
+        if full:
+            logger.warning(
+                "banks larger than an epoch of %d images hold the query's own image among its "
+                "negatives; make them smaller: %s",
+                images,
+                ", ".join(full),
+            )
 
     def forward(self, batch: list[dict]) -> dict[str, Tensor]:
         """The weighted losses of a paired batch; metrics go to `log_metric`."""

@@ -46,6 +46,9 @@ class ViewInput(nn.Module):
                     f"The sample of image '{sample.get('image_id')}' has no 'views'; "
                     "pretraining needs the paired-view mapper in dataloader.train."
                 )
+        shapes = {tuple(sample["views"].shape) for sample in batch}
+        if len(shapes) > 1:
+            raise UserError(f"The views of one batch have several sizes: {sorted(shapes)}.")
         views = torch.stack([sample["views"] for sample in batch], dim=1)
         return views.to(self.device, non_blocking=True)
 

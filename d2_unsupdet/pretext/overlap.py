@@ -13,6 +13,8 @@ from torchvision.ops import roi_align
 
 from d2_unsupdet.errors import UserError
 
+_GEOMETRY = ("overlap", "flipped", "valid", "rectangles")
+
 
 @dataclass(frozen=True)
 class ViewGeometry:
@@ -40,9 +42,10 @@ def view_geometry(batch: Sequence[dict], device: torch.device) -> list[ViewGeome
     `valid` tells the losses to leave it out.
     """
     for sample in batch:
-        if "overlap" not in sample:
+        missing = [name for name in _GEOMETRY if name not in sample]
+        if missing:
             raise UserError(
-                f"The sample of image '{sample.get('image_id')}' has no 'overlap'; dense "
+                f"The sample of image '{sample.get('image_id')}' has no '{missing[0]}'; dense "
                 "pretraining needs the paired-view mapper in dataloader.train."
             )
     side = batch[0]["views"].shape[-1]
@@ -78,16 +81,18 @@ def aligned_patches(
         side: of the view in pixels.
         sampling_ratio: samples a cell and axis; 0 as many as the cell has feature cells.
     """
-    rows = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)
-    rois = torch.cat([rows[:, None], boxes], dim=1).to(feature.dtype)
-    patches = roi_align(
-        feature,
-        rois,
-        output_size=size,
-        spatial_scale=feature.shape[-1] / side,
-        sampling_ratio=sampling_ratio,
-        aligned=True,
-    )
+    # In bf16 a box edge would be off by half a pixel, and image 257 would be image 256.
+    with torch.autocast(feature.device.type, enabled=False):
+        feature = feature.to(torch.promote_types(feature.dtype, torch.float32))
+        rows = torch.arange(len(boxes), device=boxes.device)
+        patches = roi_align(
+            feature,
+            torch.cat([rows[:, None], boxes], dim=1).to(feature.dtype),
+            output_size=size,
+            spatial_scale=feature.shape[-1] / side,
+            sampling_ratio=sampling_ratio,
+            aligned=True,
+        )
     return torch.where(flipped[:, None, None, None], patches.flip(-1), patches)
 
 

@@ -64,7 +64,6 @@ def check(tmp_path):
         ("dataloader.train.total_batch_size=0", "total_batch_size=0 is out of range: it must be"),
         ("dataloader.train.num_workers=two", "dataloader.train.num_workers='two' is not a whole"),
         ("dataloader.train=null", "Training needs dataloader.train"),
-        ("model.queue_size=8", "model.queue_size=8 is smaller than dataloader.train.total_batch"),
     ],
 )
 def test_a_bad_value_is_a_sentence(check, override, sentence):

@@ -3,11 +3,13 @@ case of it."""
 
 import copy
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import roi_align
 
 from d2_unsupdet.config import add_unsupdet_config
@@ -159,6 +161,80 @@ def test_patch_keys_are_different_cells_of_the_key_side(batches):
 
 def _second_view(batch):
     return view_geometry(batch, torch.device("cpu"))[1]
+
+
+def test_patch_keys_are_drawn_evenly_and_anew():
+    model = tiny_dupr(patch_keys=2)
+    torch.manual_seed(0)
+    draws = [model._choose_patches(50)["patch_res4"] for _ in range(8)]
+    counts = torch.cat(draws).flatten().bincount(minlength=16)
+    assert counts.min() > 25 and counts.max() < 80  # 800 draws of 16 cells: 50 each
+    assert (
+        not torch.equal(draws[0], draws[1]) and len({tuple(row.tolist()) for row in draws[0]}) > 9
+    )
+
+
+@dataclass
+class Spy:
+    """A contrast that notes what it is asked."""
+
+    inner: InfoNCE
+    asked: list[tuple[int, int]]
+
+    def __call__(self, query, positive, bank):
+        self.asked.append((len(query), len(bank)))
+        return self.inner(query, positive, bank)
+
+
+def test_images_and_patches_have_a_loss_and_banks_of_their_own(batches):
+    image, patch = Spy(InfoNCE(temperature=0.3), []), Spy(InfoNCE(temperature=0.1, chunk=7), [])
+    model = tiny_dupr(image_loss=image, patch_loss=patch, queue_size=24, patch_queue_size=40)
+    model(batches[0])
+    assert image.asked == [(5, 24)] * 4
+    assert patch.asked == [(5 * 16, 40), (5 * 4, 40)]
+
+
+def test_patch_logits_exist_only_by_the_chunk(batches):
+    """The largest tensor of a step's contrasts, which is what the memory of DUPR depends on."""
+    sizes = []
+
+    class Largest(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor) and out.dim() == 2 and out.shape[1] in (1000, 1001):
+                sizes.append(out.shape[0])
+            return out
+
+    for chunk, most in ((20, 20), (None, 5 * 16)):
+        sizes.clear()
+        model = tiny_dupr(patch_loss=InfoNCE(chunk=chunk), patch_queue_size=1000)
+        with Largest():
+            sum(model(batches[0]).values()).backward()
+        assert max(sizes) == most
+
+
+def test_the_sampling_ratio_reaches_roi_align(batches):
+    whole = [{**s, "overlap": torch.tensor([[3.0, 5, 61, 50]] * 2)} for s in batches[0]]
+    settings = {"patch_sizes": (8, 4, 2, 1), "patch_keys": 1}
+    found = [
+        tiny_dupr(sampling_ratio=ratio, **settings)(whole)["loss_patch_res4"].item()
+        for ratio in (0, 1, 3)
+    ]
+    assert len(set(found)) == 3
+
+
+def test_banks_are_checked_against_batch_and_data(caplog):
+    model = tiny_dupr(queue_size=24, patch_queue_size=40, patch_keys=3)
+    model.check_run(batch=13, images=24)
+    assert not caplog.records
+    with pytest.raises(UserError, match="'patch_res4' holds 40 keys, .* 14 images brings 42"):
+        model.check_run(batch=14, images=100)
+    with pytest.raises(UserError, match="'image_res2' holds 24 keys.*raise queue_size"):
+        model.check_run(batch=25, images=100)
+    model.check_run(batch=4, images=14)  # 14 keys of whole views an epoch, 42 of patches
+    (said,) = caplog.messages
+    assert "image_res2 (24 keys, better 7)" in said and "patch" not in said
+    tiny_dupr(image_weights=(0,) * 4, queue_size=4).check_run(batch=8, images=100)
 
 
 def test_momentum_reaches_encoder_and_heads(batches):
@@ -315,6 +391,9 @@ def test_with_sync_bn_two_ranks_equal_one_process_with_the_whole_batch(both_rank
         ({"patch_reduction": "max"}, "'max'; use 'mean' or 'sum'"),
         ({"patch_keys": 5}, "patch_keys=5, but res5 has 2x2"),
         ({"levels": ("res2", "res3", "res4", "res6")}, "no output 'res6'"),
+        ({"momentum": 1.5}, "momentum=1.5 must lie in"),
+        ({"sampling_ratio": -3}, "sampling_ratio=-3"),
+        ({"dim": 0}, "dim=0"),
         ({"patch_sizes": (16, 8, 4, 0)}, "patch_sizes is 0 at res5"),
     ],
 )
@@ -331,8 +410,17 @@ def test_yaml_config_builds_the_same_model():
     resnet = cfg.MODEL.RESNETS
     resnet.DEPTH, resnet.RES2_OUT_CHANNELS, resnet.NORM = 18, 64, "BN"
     resnet.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
-    cfg.MODEL.DUPR.QUEUE_SIZE, cfg.MODEL.DUPR.PATCH_QUEUE_SIZE, cfg.MODEL.DUPR.DIM = 24, 40, 16
+    keys = cfg.MODEL.DUPR
+    keys.QUEUE_SIZE, keys.PATCH_QUEUE_SIZE, keys.DIM, keys.PATCH_KEYS = 24, 40, 16, 3
+    keys.TEMPERATURE, keys.PATCH_CHUNK, keys.MOMENTUM, keys.SHUFFLE_BN = 0.3, 7, 0.9, False
+    keys.PATCH_SIZES, keys.PATCH_REDUCTION = [16, 8, 4, 2], "sum"
+    keys.IMAGE_WEIGHTS, keys.PATCH_WEIGHTS = [0.1, 0.4, 0.7, 2.0], [0.0, 0.0, 3.0, 1.0]
     model = build_model(cfg)
-    assert isinstance(model, DUPR) and model.weights == WEIGHTS and model.patch_loss.chunk == 512
-    assert model.query.patch_sizes == {"res4": 14, "res5": 7}
+    assert isinstance(model, DUPR)
+    assert model.weights == {**WEIGHTS, "image_res5": 2.0, "patch_res4": 3.0}
+    assert model.image_loss == InfoNCE(temperature=0.3)
+    assert model.patch_loss == InfoNCE(temperature=0.3, chunk=7)
+    assert (model.momentum, model.shuffle_bn, model.patch_keys) == (0.9, False, 3)
+    assert model.patch_reduction == "sum"
+    assert model.query.patch_sizes == {"res4": 4, "res5": 2}
     model.load_state_dict(tiny_dupr().state_dict())

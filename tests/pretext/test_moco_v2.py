@@ -178,6 +178,7 @@ def test_bf16_is_close_to_fp32():
 
 
 def test_chunked_logits_change_nothing(batches):
+    assert tiny_moco(logit_chunk=2).image_loss.chunk == 2
     gradients = []
     for chunk in (None, 2):
         model = tiny_moco(logit_chunk=chunk)
@@ -298,10 +299,12 @@ def test_yaml_config_builds_the_same_model():
     resnet.DEPTH, resnet.RES2_OUT_CHANNELS, resnet.NORM = 18, 64, "BN"
     resnet.OUT_FEATURES = ["res5"]
     cfg.MODEL.MOCO.QUEUE_SIZE, cfg.MODEL.MOCO.DIM = 24, 16
-    model = build_model(cfg)
-    assert (
-        isinstance(model, MoCoV2)
-        and model.momentum == 0.999
-        and model.image_loss.temperature == 0.2
+    cfg.MODEL.MOCO.TEMPERATURE, cfg.MODEL.MOCO.MOMENTUM, cfg.MODEL.MOCO.SHUFFLE_BN = (
+        0.07,
+        0.99,
+        False,
     )
+    model = build_model(cfg)
+    assert isinstance(model, MoCoV2) and not model.shuffle_bn
+    assert model.momentum == 0.99 and model.image_loss.temperature == 0.07
     model.load_state_dict(tiny_moco().state_dict())

@@ -100,6 +100,29 @@ def test_aligned_patches_commute_with_mirroring():
     torch.testing.assert_close(plain, other, rtol=0, atol=1e-12)
 
 
+def test_boxes_and_images_are_exact_under_bf16():
+    """bf16 has eight bits: a box edge of 130.6 would be 131, and image 257 would be image 256."""
+    rows = torch.arange(300.0).view(-1, 1, 1, 1).expand(-1, 1, 14, 14)
+    ramp = (torch.arange(14.0) + 0.5).expand(300, 1, 14, 14)
+    feature = torch.cat([rows, ramp], dim=1)
+    boxes = torch.tensor([[33.3, 10.0, 130.6, 200.0]]).expand(300, -1)
+    flipped = torch.zeros(300, dtype=torch.bool)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        patches = aligned_patches(feature, boxes, flipped, size=2, side=224)
+    assert torch.equal(patches[:, 0].amax(dim=(1, 2)), torch.arange(300.0))
+    expected = (33.3 + 97.3 * torch.tensor([0.25, 0.75])) / 16
+    torch.testing.assert_close(patches[0, 1, 0], expected, atol=1e-4, rtol=0)
+
+
+def test_features_in_bf16_are_read_at_exact_places():
+    ramp = (torch.arange(14.0) + 0.5).expand(1, 1, 14, 14)
+    boxes, flipped = torch.tensor([[33.3, 10.0, 130.6, 200.0]]), torch.zeros(1, dtype=torch.bool)
+    exact = aligned_patches(ramp, boxes, flipped, size=4, side=224)
+    half = aligned_patches(ramp.bfloat16(), boxes, flipped, size=4, side=224)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, exact, atol=1e-5, rtol=0)  # the ramp itself is exact in bf16
+
+
 def test_a_pair_without_overlap_reads_the_whole_view():
     sample = sample_of(
         CropPair.of(
@@ -108,6 +131,14 @@ def test_a_pair_without_overlap_reads_the_whole_view():
     )
     for view in view_geometry([sample], torch.device("cpu")):
         assert view.boxes.tolist() == [[0, 0, SIDE, SIDE]] and not view.valid.any()
+
+
+@pytest.mark.parametrize("name", ["flipped", "valid", "rectangles"])
+def test_each_missing_part_is_a_sentence(name, pairs):
+    sample = sample_of(pairs[0])
+    del sample[name]
+    with pytest.raises(UserError, match=f"has no '{name}'"):
+        view_geometry([sample], torch.device("cpu"))
 
 
 def test_missing_geometry_is_a_sentence():

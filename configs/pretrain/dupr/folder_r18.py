@@ -7,8 +7,8 @@ from .imagenet_r50_200ep import dataloader, lr_multiplier, model, optimizer, tra
 
 model.backbone.stages.depth = 18
 # Below the number of images: a bank that holds the query's own image teaches the wrong thing.
-model.queue_size = 2048
-model.patch_queue_size = 8192  # four patches an image
+model.queue_size = 1024
+model.patch_queue_size = 4096  # four patches an image
 
 dataloader.train.dataset.names = "toy_unlabeled"
 dataloader.train.total_batch_size = 128

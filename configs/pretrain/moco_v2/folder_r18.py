@@ -7,7 +7,7 @@ from .imagenet_r50_200ep import dataloader, lr_multiplier, model, optimizer, tra
 
 model.backbone.stages.depth = 18
 # Below the number of images: a bank that holds the query's own image teaches the wrong thing.
-model.queue_size = 2048
+model.queue_size = 1024
 
 dataloader.train.dataset.names = "toy_unlabeled"
 dataloader.train.total_batch_size = 128

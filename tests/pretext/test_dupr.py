@@ -382,6 +382,19 @@ def test_with_sync_bn_two_ranks_equal_one_process_with_the_whole_batch(both_rank
             torch.testing.assert_close(rank["synced"][name], value, rtol=1e-6, atol=1e-8, msg=name)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_step_does_not_wait_for_the_gpu(batches):
+    model = tiny_dupr().cuda()
+    model.auto_commit = False
+    sum(model(batches[0]).values()).backward()  # warms up cuDNN
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        sum(model(batches[1]).values()).backward()
+        model.commit()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [

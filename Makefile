@@ -36,7 +36,7 @@ $(STAMP): $(INPUTS)
 	@$(if $(filter .venv,$(PREFIX)),test -x $(PY) || $(MAKE) --no-print-directory .venv/bin/python)
 	@"$(PY)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "d2_unsupdet needs Python 3.11 or newer, and $(PY) is older: pass PYTHON=/path/to/python3.11." >&2; exit 1; }
-	@echo "Installing into $(PREFIX): PyTorch is about 3 GB, so the first time takes some minutes."
+	@echo "Installing into $(PREFIX): PyTorch is 3 GB to fetch and 6 GB on disk, so the first time takes some minutes."
 	"$(PY)" -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools wheel
 	"$(PY)" -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
 	PIP_CONSTRAINT="$(CURDIR)/constraints.txt" "$(PY)" -m d2_unsupdet.install_detectron2

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Pretrain, finetune, evaluate and resume: the one entry point.
 
-    python train_net.py --config-file configs/quickstart/pretrain.py
+    python train_net.py --config-file configs/quickstart/pretrain_moco.py
     python train_net.py --config-file CONFIG --num-gpus 2 train.output_dir=out/a train.max_iter=1000
     python train_net.py --config-file CONFIG --resume
     python train_net.py --config-file CONFIG --eval-only train.init_checkpoint=out/a/model_final.pth

@@ -3,7 +3,7 @@
 
 python benchmarks/patch_memory.py                # res4 at batch 32: 6,272 rows, 65,536 keys
 python benchmarks/patch_memory.py --device cuda --dtype bf16
-python benchmarks/patch_memory.py --quick          # a smaller case, some seconds
+python benchmarks/patch_memory.py --quick          # a smaller case, half a minute
 
 On a CPU the peak is the largest resident size of a process of its own, less what it had before the
 contrast; on CUDA it is the allocator's.

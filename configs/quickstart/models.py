@@ -49,6 +49,7 @@ for siamese in (simsiam, dense_siam):
     siamese.hidden = 64
 dense_siam.pixel_dim = 256
 dense_siam.correspondence.grid = 3  # as many points as res5 has cells at 96 pixels
+dense_siam.correspondence.points = 9
 dense_siam.region_grid = 3
 dense_siam.regions = 16
 

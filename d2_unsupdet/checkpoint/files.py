@@ -80,6 +80,10 @@ def check_exists(path: Path) -> None:
     """Raise a UserError that names the nearest file when `path` is not a file."""
     if path.is_file():
         return
+    if path.is_dir():
+        exports = [path / name for name in ("export.safetensors", "model_final.pth")]
+        found = next((str(file) for file in exports if file.is_file()), "a file in it")
+        raise UserError(f"{path} is a folder, and a file is needed: {found}.")
     folder = path.parent
     if not folder.is_dir():
         raise UserError(f"There is no file {path}: its folder {folder} does not exist.")

@@ -145,7 +145,10 @@ def _bare(label: str, state: State) -> State:
     for name, tensor in state.items():
         short = bare_name(name) or name
         if short in result:
-            raise UserError(f"{label} holds more than one {short}: load its exported weights.")
+            raise UserError(
+                f"{label} holds more than one {short}, as the checkpoint of a pretraining run "
+                "does: load the export.safetensors beside it."
+            )
         result[short] = tensor
     return result
 
@@ -184,7 +187,8 @@ def _drop_misshaped(plan: _Plan, target: State, allowed: Sequence[str]) -> None:
         more = f" and {len(refused) - 3} more" if len(refused) > 3 else ""
         raise UserError(
             f"{plan.label} does not fit: {'; '.join(refused[:3])}{more}; make the model like the "
-            "file (class count, width), or name these tensors in allow_mismatch to start them anew."
+            "file (class count, width), or name these tensors in train.init.allow_mismatch "
+            "(allow_mismatch in Python) to start them anew."
         )
 
 

@@ -56,6 +56,9 @@ def say_start(cfg: DictConfig, trainer: Trainer, report: LoadReport | None, star
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad) / 1e6
     rates = sorted({group["lr"] for group in trainer.optimizer.param_groups}, reverse=True)
+    groups = trainer.optimizer.param_groups
+    kept = sum(p.numel() for g in groups if g.get("fixed_lr") for p in g["params"]) / 1e6
+    fixed = f"; fixed for {kept:.2f} M parameters" if kept else ""
     parts = f" in {trainer.accumulate} micro-batches" if trainer.accumulate > 1 else ""
     share = f" ({report.source_share:.1%} of its parameters used)" if report else ""
     amp = options.amp.dtype if options.amp.enabled else "fp32"
@@ -71,7 +74,7 @@ def say_start(cfg: DictConfig, trainer: Trainer, report: LoadReport | None, star
         f"batch {plan.batch}{parts}",
         "length": f"{trainer.length} steps, {epochs:.2f} epochs",
         "rate": f"{', '.join(f'{r:g}' for r in rates)}; "
-        f"{describe(trainer.multiplier, trainer.length)}",
+        f"{describe(trainer.multiplier, trainer.length)}{fixed}",
         "device": f"{trainer.device.type} x {trainer.world}, {amp}",
         "output": options.output_dir,
     }

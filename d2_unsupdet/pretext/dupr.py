@@ -59,6 +59,7 @@ class Branch(nn.Module):
         self.image_heads = nn.ModuleDict(image_heads)
         self.patch_heads = nn.ModuleDict(patch_heads)
         self.patch_sizes, self.sampling_ratio = dict(patch_sizes), sampling_ratio
+        self.warned: set[str] = set()
 
     def forward(
         self, images: Tensor, boxes: Tensor | None = None, flipped: Tensor | None = None
@@ -72,6 +73,7 @@ class Branch(nn.Module):
             out[f"image_{level}"] = head(features[level])
         for level, head in self.patch_heads.items():
             assert boxes is not None and flipped is not None
+            self._watch_size(level, features[level], images.shape[-1])
             patches = aligned_patches(
                 features[level],
                 boxes,
@@ -82,6 +84,16 @@ class Branch(nn.Module):
             )
             out[f"patch_{level}"] = head(patches)
         return out
+
+    def _watch_size(self, level: str, feature: Tensor, side: int) -> None:
+        size, cells = self.patch_sizes[level], feature.shape[-1]
+        if size > cells and level not in self.warned:
+            self.warned.add(level)
+            logger.warning(
+                "patch_sizes asks for %dx%d patches of %s, whose map has %dx%d cells at views of %d "
+                "pixels: most of them are interpolated; %d would be the map's own",
+                *(size, size, level, cells, cells, side, cells),
+            )
 
 
 @META_ARCH_REGISTRY.register()

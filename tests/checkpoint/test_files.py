@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from d2_unsupdet.checkpoint import files
-from d2_unsupdet.checkpoint.files import atomic_write, read_weights, sha256
+from d2_unsupdet.checkpoint.files import atomic_write, check_exists, read_weights, sha256
 from d2_unsupdet.errors import UserError
 
 WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
@@ -248,3 +248,11 @@ def test_the_moving_average_of_a_run_is_what_is_read(tmp_path):
     }
     torch.save(state, path)
     assert torch.equal(read_weights(path).state["w"], torch.ones(2))
+
+
+def test_a_folder_instead_of_a_file_is_a_sentence(tmp_path):
+    with pytest.raises(UserError, match="is a folder, and a file is needed: a file in it"):
+        check_exists(tmp_path)
+    (tmp_path / "export.safetensors").touch()
+    with pytest.raises(UserError, match="a file is needed: .*export.safetensors"):
+        check_exists(tmp_path)

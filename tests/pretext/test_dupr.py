@@ -223,6 +223,14 @@ def test_the_sampling_ratio_reaches_roi_align(batches):
     assert len(set(found)) == 3
 
 
+def test_more_patches_than_cells_is_a_warning_said_once(batches, caplog):
+    model = tiny_dupr(patch_sizes=(16, 8, 4, 7))
+    model(batches[0])
+    model(batches[1])
+    (said,) = {r.getMessage() for r in caplog.records if r.levelname == "WARNING"}
+    assert "7x7 patches of res5, whose map has 2x2 cells at views of 64 pixels" in said
+
+
 def test_banks_are_checked_against_batch_and_data(caplog):
     model = tiny_dupr(queue_size=24, patch_queue_size=40, patch_keys=3)
     model.check_run(batch=13, images=24)

@@ -90,8 +90,8 @@ class Branch(nn.Module):
         if size > cells and level not in self.warned:
             self.warned.add(level)
             logger.warning(
-                "patch_sizes asks for %dx%d patches of %s, whose map has %dx%d cells at views of %d "
-                "pixels: most of them are interpolated; %d would be the map's own",
+                "patch_sizes asks for %dx%d patches of %s, whose map has %dx%d cells at views of "
+                "%d pixels: most of them are interpolated; %d would be the map's own",
                 *(size, size, level, cells, cells, side, cells),
             )
 

@@ -18,6 +18,20 @@ from d2_unsupdet.seeding import generator
 
 _KEPT = ("file_name", "image_id", "index", "epoch")
 
+# PiCIE's colours, weaker than MoCo's: four operations in fixed order, each with a chance of 0.8.
+# The config unfolds the same dict, so that every number of it can be overridden there.
+PICIE: dict[str, Any] = {
+    "brightness": 0.3,
+    "contrast": 0.3,
+    "saturation": 0.3,
+    "hue": 0.1,
+    "jitter": 0.8,
+    "grayscale": 0.2,
+    "blur": 0.5,
+    "sigma": (0.1, 2.0),  # pixels of the square before it is cut: less for smaller ones
+    "independent": True,
+}
+
 
 class ReplayedViewMapper:
     """A crop of an image and the whole image, each with colours of its own.
@@ -57,7 +71,7 @@ class ReplayedViewMapper:
             raise UserError(f"scale={tuple(scale)} is no range of shares; it lies in (0, 1].")
         self.size, self.resize, self.flip = size, resize, flip
         self.scale = (float(scale[0]), float(scale[1]))
-        self.photometric = picie_photometric() if photometric is None else photometric
+        self.photometric = Photometric(**PICIE) if photometric is None else photometric
         self.redraw, self.seed = redraw, seed
 
     def __call__(self, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,11 +161,6 @@ class SegmentationTestMapper:
                 )
             sample["sem_seg"] = torch.from_numpy(_nearest(labels, square).astype(np.int64))
         return sample
-
-
-def picie_photometric() -> Photometric:
-    """Weaker jitter than MoCo's: four operations in fixed order, each with a chance of 0.8."""
-    return Photometric(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.1, independent=True)
 
 
 def middle_square(width: int, height: int, size: int) -> Crop:

@@ -319,17 +319,73 @@ def test_coco_stuff_27_takes_the_curated_list_or_all_images(root, warnings_said)
     assert len(class_names("coco_stuff27_val")) == 27
 
 
+# Class, name, values in the label maps, as PiCIE's table has them.
+PICIE_COCO = """
+0 electronic 71-76
+1 appliance 77-82
+2 food-thing 51-60
+3 furniture-thing 61-70
+4 indoor 83-90
+5 kitchen 43-50
+6 accessory 25-32
+7 animal 15-24
+8 outdoor 9-14
+9 person 0
+10 sports 33-42
+11 vehicle 1-8
+12 ceiling 101,102
+13 floor 100,113-117
+14 food-stuff 120,121,152,169
+15 furniture-stuff 97,106,107,109,111,122,129,132,155,160,164
+16 raw-material 99,131,138,142
+17 textile 91,92,103,104,108,130,136,140,151,166,167
+18 wall 170-176
+19 window 179,180
+20 building 94,95,127,150,157,165
+21 ground 110,124,125,135,139,143,144,146,148,153,158
+22 plant 93,96,118,123,128,133,141,162,168
+23 sky 105,156
+24 solid 126,134,149,159,161,181
+25 structural 98,112,137,145,163
+26 water 119,147,154,177,178
+"""
+# Label id and name, as Cityscapes' own table has them.
+CITYSCAPES_IDS = """
+7 road, 8 sidewalk, 9 parking, 10 rail track, 11 building, 12 wall, 13 fence, 14 guard rail,
+15 bridge, 16 tunnel, 17 pole, 18 polegroup, 19 traffic light, 20 traffic sign, 21 vegetation,
+22 terrain, 23 sky, 24 person, 25 rider, 26 car, 27 truck, 28 bus, 29 caravan, 30 trailer,
+31 train, 32 motorcycle, 33 bicycle
+"""
+
+
 def test_the_27_classes_of_coco_stuff_are_the_papers():
+    """Each of the 182 values, against a table that the code does not read."""
     meta = MetadataCatalog.get("coco_stuff27_val")
-    table, names = meta.label_lookup, meta.stuff_classes
-    values = {0: "person", 1: "vehicle", 15: "animal", 90: "indoor", 105: "sky", 181: "solid",
-              171: "wall", 178: "water", 152: "food-stuff", 59: "food-thing"}  # fmt: skip
-    assert {v: names[table[v]] for v in values} == values
-    coarse = [table[v] for v in range(182)]
-    assert 255 not in coarse and set(coarse) == set(range(27))
+    expected = [255] * 256
+    for line in PICIE_COCO.split("\n")[1:-1]:
+        number, name, parts = line.split()
+        assert meta.stuff_classes[int(number)] == name
+        for part in parts.split(","):
+            low, _, high = part.partition("-")
+            for value in range(int(low), int(high or low) + 1):
+                assert expected[value] == 255, f"{value} is in two classes of the test's table"
+                expected[value] = int(number)
+    assert 255 not in expected[:182]
+    assert list(meta.label_lookup) == expected and len(meta.stuff_classes) == 27
     # COCO's 91 things come before its 91 kinds of stuff, and so do their coarse classes.
-    assert set(coarse[:91]) == set(meta.thing_class_ids) == set(range(12))
-    assert table[182:] == [255] * 74
+    assert set(expected[:91]) == set(meta.thing_class_ids) == set(range(12))
+
+
+def test_the_27_classes_of_cityscapes_are_its_label_ids():
+    meta = MetadataCatalog.get("cityscapes27_val")
+    expected = dict(entry.split(maxsplit=1) for entry in CITYSCAPES_IDS.strip().split(","))
+    assert len(expected) == len(meta.stuff_classes) == 27
+    found = {str(v): meta.stuff_classes[c] for v, c in enumerate(meta.label_lookup) if c != 255}
+    assert found == {value: name.strip() for value, name in expected.items()}
+    assert len(meta.label_lookup) == 256
+    # What has instances; a caravan and a trailer too.
+    things = [meta.stuff_classes[i] for i in meta.thing_class_ids]
+    assert " ".join(things) == "person rider car truck bus caravan trailer train motorcycle bicycle"
 
 
 def test_cityscapes_27_learns_from_other_frames_than_it_is_scored_on(cityscapes):
@@ -344,12 +400,6 @@ def test_cityscapes_27_learns_from_other_frames_than_it_is_scored_on(cityscapes)
     assert not any("sem_seg_file_name" in record for record in train)
     assert [Path(r["file_name"]).parents[1].name for r in val] == ["val", "train"]
     assert val[0]["sem_seg_file_name"].endswith("_gtFine_labelIds.png")
-    meta = MetadataCatalog.get("cityscapes27_val")
-    names, table = meta.stuff_classes, meta.label_lookup
-    values = {7: "road", 11: "building", 23: "sky", 24: "person", 26: "car", 33: "bicycle"}
-    assert {v: names[table[v]] for v in values} == values and len(names) == 27
-    assert table[6] == table[34] == table[4] == 255
-    assert [names[i] for i in meta.thing_class_ids][::9] == ["person", "bicycle"]
 
 
 def test_root_is_read_when_asked(tmp_path, monkeypatch):

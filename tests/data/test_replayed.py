@@ -1,24 +1,24 @@
 """Both views show the place that their keys say; labels follow the image; bad files are named."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from detectron2.config import instantiate
 from PIL import Image
 
 from d2_unsupdet.data import build_train_loader
 from d2_unsupdet.data.images import BadImage
 from d2_unsupdet.data.photometric import Photometric
-from d2_unsupdet.data.replayed import (
-    ReplayedViewMapper,
-    SegmentationTestMapper,
-    middle_square,
-    picie_photometric,
-)
+from d2_unsupdet.data.replayed import ReplayedViewMapper, SegmentationTestMapper, middle_square
+from d2_unsupdet.engine.config import load_config
 from d2_unsupdet.errors import UserError
 from d2_unsupdet.pretext.dense_siam_segmentor import replay
 from d2_unsupdet.pretext.overlap import view_geometry
 from d2_unsupdet.seeding import seeded
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 PLAIN = Photometric(jitter=0, grayscale=0, blur=0)
 
 
@@ -126,13 +126,49 @@ def test_any_worker_count_gives_the_same_bits(tmp_path):
 
 def test_colours_of_picie_have_their_own_chances_and_a_fixed_order():
     rng = np.random.default_rng(0)
-    draws = [[o.name for o in picie_photometric().draw(rng)] for _ in range(4000)]
+    photometric = ReplayedViewMapper().photometric
+    draws = [[o.name for o in photometric.draw(rng)] for _ in range(4000)]
     order = ["brightness", "contrast", "saturation", "hue", "grayscale", "blur"]
     assert all(names == [n for n in order if n in names] for names in draws)
     for name, chance in zip(order, [0.8, 0.8, 0.8, 0.8, 0.2, 0.5], strict=True):
         assert np.mean([name in names for names in draws]) == pytest.approx(chance, abs=0.03)
     both = np.mean(["hue" in names and "contrast" in names for names in draws])
     assert both == pytest.approx(0.64, abs=0.03)  # independent of each other
+
+
+def recipe_mapper():
+    cfg = load_config(str(CONFIGS / "pretrain/dense_siam_segmentation/coco_stuff27_r18.py"))
+    return instantiate(cfg.dataloader.train.mapper)
+
+
+@pytest.mark.parametrize("build", [ReplayedViewMapper, recipe_mapper])
+def test_colours_of_picie_have_the_papers_ranges(build):
+    """Brightness, contrast and saturation 0.7 to 1.3, hue -0.1 to 0.1, sigma 0.1 to 2."""
+    ranges = {"brightness": (0.7, 1.3), "contrast": (0.7, 1.3), "saturation": (0.7, 1.3)}
+    ranges |= {"hue": (-0.1, 0.1), "blur": (0.1, 2.0)}
+    rng = np.random.default_rng(0)
+    drawn = [operation for _ in range(2000) for operation in build().photometric.draw(rng)]
+    for name, (low, high) in ranges.items():
+        values = [operation.value for operation in drawn if operation.name == name]
+        near = 0.02 * (high - low)
+        assert low <= min(values) < low + near and high - near < max(values) <= high, name
+    chances = [sum(o.name == name for o in drawn) / 2000 for name in (*ranges, "grayscale")]
+    assert chances == pytest.approx([0.8, 0.8, 0.8, 0.8, 0.5, 0.2], abs=0.04)
+
+
+def test_each_view_has_colours_of_its_own(tmp_path):
+    """Brightness of an even grey image: two factors that do not know of each other."""
+    Image.fromarray(np.full((40, 40, 3), 100, np.uint8)).save(tmp_path / "grey.png")
+    record = {"file_name": str(tmp_path / "grey.png"), "index": 0}
+    only = Photometric(
+        brightness=0.5, contrast=0, saturation=0, hue=0, jitter=1, grayscale=0, blur=0
+    )
+    mapper = ReplayedViewMapper(size=16, resize=32, photometric=only)
+    views = torch.stack([draw(mapper, record, epoch)["views"] for epoch in range(200)])
+    factors = views.float().mean(dim=(2, 3, 4)).numpy() / 100  # (200, 2)
+    assert (np.ptp(factors, axis=0) > 0.9).all()
+    assert (np.abs(factors[:, 0] - factors[:, 1]) > 0.02).mean() > 0.9
+    assert abs(np.corrcoef(factors.T)[0, 1]) < 0.25
 
 
 def test_bad_files_and_settings_are_named(tmp_path):

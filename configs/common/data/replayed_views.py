@@ -9,6 +9,7 @@ from d2_unsupdet.data import (
     get_dataset,
 )
 from d2_unsupdet.data.photometric import Photometric
+from d2_unsupdet.data.replayed import PICIE
 from d2_unsupdet.evaluation import ClusteringEvaluator
 
 dataloader = dict(
@@ -18,18 +19,9 @@ dataloader = dict(
         mapper=L(ReplayedViewMapper)(
             size=320,
             resize=640,
-            # Each operation with a chance of its own, in this order: PiCIE's, weaker than MoCo's.
-            photometric=L(Photometric)(
-                brightness=0.3,
-                contrast=0.3,
-                saturation=0.3,
-                hue=0.1,
-                jitter=0.8,
-                grayscale=0.2,
-                blur=0.5,
-                sigma=[0.1, 2.0],
-                independent=True,
-            ),
+            # Each operation with a chance of its own. For smaller squares also a smaller sigma:
+            # dataloader.train.mapper.photometric.sigma=[0.1,0.4]
+            photometric=L(Photometric)(**PICIE),
             redraw=True,  # False: one augmentation an image for all epochs, as DenseSiam's code
             seed="${train.seed}",
         ),

@@ -16,6 +16,7 @@ from torchvision.ops import roi_align
 from d2_unsupdet.errors import UserError, nearest
 from d2_unsupdet.pretext.overlap import ViewGeometry, grid_points, sample_points, to_view
 from d2_unsupdet.pretext.ranks import mean_over, own_rows, shared_draw
+from d2_unsupdet.pretext.siamese import check_counts
 from d2_unsupdet.pretext.similarity import Similarity
 
 
@@ -81,13 +82,16 @@ def dense_loss(
 def read(feature: Tensor, places: Tensor, *, side: int) -> Tensor:
     """Values (batch, n, channels) of a map at points, or averaged over boxes by RoIAlign.
 
-    At least in fp32: a coordinate in bf16 is off by up to a pixel.
+    At least in fp32: a coordinate of a 224-pixel view is off by up to half a pixel in bf16, and
+    RoIAlign's image 257 would be image 256.
     """
     with torch.autocast(feature.device.type, enabled=False):
         feature = feature.to(torch.promote_types(feature.dtype, torch.float32))
         if places.shape[-1] == 2:
             return sample_points(feature, places, side=side)
-        boxes = list(places.to(feature.dtype).unbind())
+        images = torch.arange(len(places), device=places.device, dtype=feature.dtype)
+        images = images[:, None, None].expand(-1, places.shape[1], 1)
+        boxes = torch.cat([images, places.to(feature.dtype)], dim=-1).flatten(0, 1)  # (b * n, 5)
         scale = feature.shape[-1] / side
         return roi_align(feature, boxes, 1, scale, aligned=True).view(*places.shape[:2], -1)
 
@@ -118,10 +122,13 @@ class RegularGrid:
     """Centres of size x size bins: the supplement's default with 7.
 
     Args:
-        size: bins a side.
+        size: bins a side, at least 1.
     """
 
     size: int = 7
+
+    def __post_init__(self) -> None:
+        check_counts(grid=self.size)
 
     def __call__(self, query: DenseView, key: DenseView, measure: Similarity) -> Tensor:
         points = grid_points(self.size, device=query.features.device)
@@ -198,10 +205,17 @@ class NearbyCells:
     PixPro's rule (arXiv:2011.10043): closer than `threshold` diagonals of the larger cell.
 
     Args:
-        threshold: 0.7 in PixPro's recipes.
+        threshold: above 0; 0.7 in PixPro's recipes.
     """
 
     threshold: float = 0.7
+
+    def __post_init__(self) -> None:
+        if not self.threshold > 0:
+            raise UserError(
+                f"threshold is {self.threshold}; cells closer than that count as the same place, "
+                "so it must be above 0."
+            )
 
     @torch.no_grad()
     def __call__(self, query: DenseView, key: DenseView, measure: Similarity) -> Matches:

@@ -4,7 +4,7 @@ No negatives across images, no momentum encoder: a predictor on one side, a stop
 other. Its pretraining code was never published: docs/methods/dense_siam.md tells what we chose.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -29,6 +29,13 @@ from d2_unsupdet.pretext.overlap import grid_points, to_view, view_geometry
 from d2_unsupdet.pretext.projectors import siamese_predictor, siamese_projector
 from d2_unsupdet.pretext.ranks import mean_over
 from d2_unsupdet.pretext.regions import region_contrast, region_embeddings, shared_regions
+from d2_unsupdet.pretext.siamese import (
+    check_counts,
+    check_regions,
+    eval_mode,
+    symmetric,
+    waiting,
+)
 from d2_unsupdet.pretext.similarity import similarity
 
 LOCATION = correspondence("location")
@@ -81,11 +88,11 @@ class DenseSiam(nn.Module):
         dim: channels of the image and region targets.
         pixel_dim: channels of the pixel target, which are the pseudo-categories.
         hidden: width of every predictor.
-        region_start: share of the run after which RegionSim is on, in [0, 1].
-        region_temperature: divides the similarities of regions.
+        region_start: share of the run after which RegionSim is on, in [0, 1]; never with 1.
+        region_temperature: divides the similarities of regions, above 0.
         region_grid: points a side that RegionSim reads in the shared part.
         regions: pseudo-categories of an image that are contrasted, those with most mass in both
-            views; None takes all.
+            views, at least 1; None takes all.
         region_stop_gradient: whether the keys of RegionSim are constants; not so in the original.
         zero_init_last_norm: residual branches start at zero, as in SimSiam.
         collapse_threshold: share of the healthy feature std, 1/sqrt(dim), under which we warn.
@@ -122,7 +129,16 @@ class DenseSiam(nn.Module):
     ) -> None:
         super().__init__()
         weights = {"image": image_weight, "pixel": pixel_weight, "region": region_weight}
-        _check(weights, region_start)
+        _check_weights(weights)
+        check_counts(dim=dim, pixel_dim=pixel_dim, hidden=hidden, region_grid=region_grid)
+        check_regions(region_start, region_temperature)
+        if regions is not None:
+            check_counts(regions=regions)
+        if not collapse_threshold >= 0:
+            raise UserError(
+                f"collapse_threshold is {collapse_threshold}; it is a share of the healthy feature "
+                "std and must not be negative. With 0 nothing is warned of."
+            )
         channels = level_channels(backbone, level)
         refuse_frozen(backbone)
         if zero_init_last_norm:
@@ -192,7 +208,6 @@ class DenseSiam(nn.Module):
                 losses["region"] = self._region_loss(views)
         return {f"loss_{part}_{self.level}": self.weights[part] * x for part, x in losses.items()}
 
-    @torch.no_grad()
     def categories(self, images: Tensor) -> Tensor:
         """Pseudo-categories of images (batch, 3, H, W) uint8: the strongest channel, (batch, h, w).
 
@@ -200,24 +215,20 @@ class DenseSiam(nn.Module):
         """
         if "pixel" not in self.heads:
             raise UserError("This model has no pixel part (pixel_weight is 0), so no categories.")
-        training = self.training
-        self.eval()
-        try:
+        with eval_mode(self):
             feature = self.backbone(self.views(images.to(self.device)))[self.level]
             head = self.heads["pixel"]
             assert isinstance(head, SiameseHead)
             return head.projector(feature).argmax(dim=1)
-        finally:
-            self.train(training)
 
     def export(self) -> dict[str, Tensor]:
         """The backbone under bare ResNet names (`res2.0.conv1.weight`), BN statistics too."""
         return export_backbone(self.backbone)
 
     def _image_loss(self, features: Sequence[Tensor]) -> Tensor:
-        heads = [self.heads["image"](x.mean(dim=(2, 3))) for x in features]
+        heads = [self._rows("image", x.mean(dim=(2, 3))) for x in features]
         self._watch("image", torch.cat([target for target, _ in heads]))
-        return _symmetric(lambda a, b: -self.image_similarity(a[1], b[0].detach()).mean(), heads)
+        return symmetric(lambda a, b: -self.image_similarity(a[1], b[0].detach()).mean(), *heads)
 
     def _pixel_loss(self, views: Sequence[DenseView]) -> Tensor:
         rows = torch.cat([view.target.detach().movedim(1, -1).flatten(0, -2) for view in views])
@@ -225,18 +236,16 @@ class DenseSiam(nn.Module):
         # How many pseudo-categories are in use: 1 when every place is in the same one.
         share = F.softmax(rows.float(), dim=1).mean(dim=0)
         log_metric("pixel/used_categories", torch.special.entr(share).sum().exp())
-        return _symmetric(
+        return symmetric(
             lambda a, b: dense_loss(a, b, rule=self.correspondence, measure=self.pixel_similarity),
-            views,
+            *views,
         )
 
     def _region_loss(self, views: Sequence[DenseView]) -> Tensor:
         """Always on the regular grid of the shared part: both views need masks of the same places,
         whichever rule PixSim follows."""
-        head = self.heads["region"]
         if self.progress < self.region_start:
-            # Every parameter takes part in every step, or DistributedDataParallel would wait.
-            return torch.stack([p.sum() for p in head.parameters()]).sum() * 0
+            return waiting([self.heads["region"]])
         logits = [self._on_grid(view.target, view) for view in views]
         features = [self._on_grid(view.features, view) for view in views]
         chosen = None
@@ -245,10 +254,22 @@ class DenseSiam(nn.Module):
         outs = []
         for logit, feature in zip(logits, features, strict=True):
             regions = region_embeddings(logit, feature, chosen)  # (batch, regions, channels)
-            rows = head(regions.flatten(0, 1))
+            rows = self._rows("region", regions.flatten(0, 1))
             outs.append([x.unflatten(0, regions.shape[:2]) for x in rows])
         self._watch("region", torch.cat([target.flatten(0, 1) for target, _ in outs]))
-        return _symmetric(lambda a, b: self._contrast(a[1], b[0], views[0].geometry.valid), outs)
+        return symmetric(lambda a, b: self._contrast(a[1], b[0], views[0].geometry.valid), *outs)
+
+    def _rows(self, part: str, rows: Tensor) -> tuple[Tensor, Tensor]:
+        try:
+            return self.heads[part](rows)
+        except ValueError as error:  # of batch norm, which knows how many rows all processes have
+            if len(rows) > 1:
+                raise
+            raise UserError(
+                f"Batch norm of the {part} head cannot train on a single row: a batch needs at "
+                "least two images, or SyncBN and several processes. Raise "
+                "dataloader.train.total_batch_size."
+            ) from error
 
     def _on_grid(self, feature: Tensor, view: DenseView) -> Tensor:
         points = grid_points(self.region_grid, device=self.device).expand(len(feature), -1, -1)
@@ -286,8 +307,8 @@ def zero_last_norms(backbone: Backbone) -> None:
         nn.init.zeros_(norm.weight)
 
 
-def _check(weights: dict[str, float], region_start: float) -> None:
-    if any(weight < 0 for weight in weights.values()) or not any(weights.values()):
+def _check_weights(weights: dict[str, float]) -> None:
+    if not all(weight >= 0 for weight in weights.values()) or not any(weights.values()):
         raise UserError(
             "image_weight, pixel_weight and region_weight must not be negative nor all 0, "
             f"but they are {list(weights.values())}."
@@ -297,10 +318,3 @@ def _check(weights: dict[str, float], region_start: float) -> None:
             f"region_weight is {weights['region']} but pixel_weight is 0: the regions are the "
             "categories of the pixel projector. Set pixel_weight, or region_weight to 0."
         )
-    if not 0 <= region_start <= 1:
-        raise UserError(f"region_start is {region_start}; it is a share of the run, in [0, 1].")
-
-
-def _symmetric(loss: Callable[[Any, Any], Tensor], pair: Sequence[Any]) -> Tensor:
-    first, second = pair
-    return (loss(first, second) + loss(second, first)) / 2

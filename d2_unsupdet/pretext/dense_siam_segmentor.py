@@ -5,7 +5,7 @@ an image, view 2 as a feature map. The clusters get names only in the evaluation
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,6 +24,13 @@ from d2_unsupdet.pretext.metrics import log_metric
 from d2_unsupdet.pretext.overlap import ViewGeometry, view_geometry
 from d2_unsupdet.pretext.projectors import siamese_predictor, siamese_projector
 from d2_unsupdet.pretext.regions import region_contrast, region_embeddings
+from d2_unsupdet.pretext.siamese import (
+    check_counts,
+    check_regions,
+    eval_mode,
+    symmetric,
+    waiting,
+)
 from d2_unsupdet.pretext.similarity import similarity
 
 _cross_entropy = similarity("cross_entropy")
@@ -55,8 +62,8 @@ class DenseSiamSegmentor(nn.Module):
         rebalance: weigh the cells of self-labelling by how frequent their cluster is in the batch
             of all processes. Frequent ones weigh more, as in the official code.
         region_weight: of RegionSim.
-        region_start: share of the run after which RegionSim is on, in [0, 1].
-        region_temperature: divides the similarities of regions.
+        region_start: share of the run after which RegionSim is on, in [0, 1]; never with 1.
+        region_temperature: divides the similarities of regions, above 0.
         pixel_mean: per channel, RGB, 0-255.
         pixel_std: per channel, RGB, 0-255.
     """
@@ -83,7 +90,9 @@ class DenseSiamSegmentor(nn.Module):
     ) -> None:
         super().__init__()
         refuse_frozen(backbone)
-        _check(num_classes, aux_classes, region_start)
+        check_counts(2, num_classes=num_classes, aux_classes=aux_classes)
+        check_counts(channels=channels)
+        check_regions(region_start, region_temperature)
         pixel_weight, aux_weight = _weights(pixel_weight, aux_weight, num_classes, aux_classes)
         self.weights = {
             "pixel": pixel_weight,
@@ -91,7 +100,7 @@ class DenseSiamSegmentor(nn.Module):
             "seg": float(seg_weight),
             "region": float(region_weight),
         }
-        if any(weight < 0 for weight in self.weights.values()):
+        if not all(weight >= 0 for weight in self.weights.values()):
             raise UserError(f"A weight of a loss must not be negative: {self.weights}.")
         self.views = ViewInput(mean=pixel_mean, std=pixel_std)
         self.backbone = backbone
@@ -139,8 +148,8 @@ class DenseSiamSegmentor(nn.Module):
         aux_predictions = [self.aux_predictor(x) for x in aux_targets]
         self._watch(torch.cat(targets))
         losses = {
-            "pixel": _symmetric(_pixels, predictions, targets),
-            "aux": _symmetric(_pixels, aux_predictions, aux_targets),
+            "pixel": symmetric(_pixels, *zip(predictions, targets, strict=True)),
+            "aux": symmetric(_pixels, *zip(aux_predictions, aux_targets, strict=True)),
             "seg": (self._self_labelling(targets[0]) + self._self_labelling(targets[1])) / 2,
             "region": self._region_loss(targets, features),
         }
@@ -160,18 +169,13 @@ class DenseSiamSegmentor(nn.Module):
             for x, sample, image in zip(logits, batch, images, strict=True)
         ]
 
-    @torch.no_grad()
     def categories(self, images: Tensor) -> Tensor:
         """Clusters of images (batch, 3, H, W) uint8 at the stride of the decoder, (batch, h, w).
 
         In eval mode, whatever the mode of the model.
         """
-        training = self.training
-        self.eval()
-        try:
+        with eval_mode(self):
             return self._logits(images.to(self.device)).argmax(dim=1)
-        finally:
-            self.train(training)
 
     def export(self) -> dict[str, Tensor]:
         """The backbone under bare ResNet names (`res2.0.conv1.weight`), BN statistics too."""
@@ -191,20 +195,17 @@ class DenseSiamSegmentor(nn.Module):
 
     def _region_loss(self, targets: Sequence[Tensor], features: Sequence[Tensor]) -> Tensor:
         if self.progress < self.region_start or not self.weights["region"]:
-            # Every parameter takes part in every step, or DistributedDataParallel would wait.
-            unused = [*self.region_projector.parameters(), *self.region_predictor.parameters()]
-            return torch.stack([p.sum() for p in unused]).sum() * 0
-        keys, queries = [], []
+            return waiting([self.region_projector, self.region_predictor])
+        outs = []  # query and key of each view
         for target, feature in zip(targets, features, strict=True):
             regions = region_embeddings(target.flatten(2), feature.flatten(2))
             rows = self.region_projector(regions.flatten(0, 1))  # (batch * clusters, channels)
-            keys.append(rows.unflatten(0, regions.shape[:2]))
-            queries.append(self.region_predictor(rows).unflatten(0, regions.shape[:2]))
-        contrast = [
-            region_contrast(query, key, temperature=self.region_temperature).mean()
-            for query, key in zip(queries, reversed(keys), strict=True)
-        ]
-        return (contrast[0] + contrast[1]) / 2
+            both = self.region_predictor(rows), rows
+            outs.append([x.unflatten(0, regions.shape[:2]) for x in both])
+        return symmetric(lambda a, b: self._contrast(a[0], b[1]), *outs)
+
+    def _contrast(self, query: Tensor, key: Tensor) -> Tensor:
+        return region_contrast(query, key, temperature=self.region_temperature).mean()
 
     @torch.no_grad()
     def _watch(self, targets: Tensor) -> None:
@@ -258,17 +259,15 @@ def _read_places(places: Tensor, low: Tensor, high: Tensor, cells: int) -> Tenso
     return 2 * inside - 1
 
 
-def _pixels(prediction: Tensor, target: Tensor) -> Tensor:
-    """PixSim: mean cross-entropy of the softmaxes, (batch, channels, h, w) twice -> ()."""
-    return -_cross_entropy(prediction.movedim(1, -1), target.detach().movedim(1, -1)).mean()
+def _pixels(query: Sequence[Tensor], key: Sequence[Tensor]) -> Tensor:
+    """PixSim: mean cross-entropy of the softmaxes of one view's prediction and the other's target.
 
-
-def _symmetric(
-    loss: Callable[[Tensor, Tensor], Tensor],
-    predictions: Sequence[Tensor],
-    targets: Sequence[Tensor],
-) -> Tensor:
-    return (loss(predictions[0], targets[1]) + loss(predictions[1], targets[0])) / 2
+    Args:
+        query: prediction and target of a view, (batch, channels, h, w) each.
+        key: the same of the other view.
+    """
+    prediction, target = query[0], key[1].detach()
+    return -_cross_entropy(prediction.movedim(1, -1), target.movedim(1, -1)).mean()
 
 
 def _histogram(labels: Tensor, classes: int) -> Tensor:
@@ -319,11 +318,3 @@ def _weights(
         raise UserError(
             f"pixel_weight={pixel!r} and aux_weight={aux!r} must be numbers or 'auto'."
         ) from error
-
-
-def _check(num_classes: int, aux_classes: int, region_start: float) -> None:
-    for name, value in (("num_classes", num_classes), ("aux_classes", aux_classes)):
-        if isinstance(value, str) or value < 2:
-            raise UserError(f"{name}={value!r} is no number of clusters; it must be at least 2.")
-    if not 0 <= region_start <= 1:
-        raise UserError(f"region_start is {region_start}; it is a share of the run, in [0, 1].")

@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+from torchvision.ops import roi_align
 
 from d2_unsupdet.data.views import Crop
 from d2_unsupdet.errors import UserError
+from d2_unsupdet.pretext import correspondence as module
 from d2_unsupdet.pretext.correspondence import (
     DenseView,
     correspondence,
@@ -284,6 +286,31 @@ def test_places_are_read_in_fp32_under_autocast():
         torch.testing.assert_close(found, read(feature.float(), places, side=224))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_boxes_of_many_images_are_read_without_a_loop_over_them(dtype, monkeypatch):
+    """A column's number and its image's, in values that bf16 can hold."""
+    count, cells = 300, 14
+    columns = torch.arange(cells).expand(count, cells, cells)
+    numbers = torch.arange(count)[:, None, None].expand_as(columns)
+    feature = torch.stack([columns, numbers // 16, numbers % 16], dim=1).to(dtype)
+    centres = torch.tensor([16.2, 203.4])  # in bf16 16.25 and 203
+    boxes = torch.stack([centres - 8, centres - 8, centres + 8, centres + 8], -1)
+    seen = []
+
+    def spy(x: torch.Tensor, boxes: torch.Tensor, *args, **options) -> torch.Tensor:
+        seen.append(boxes)
+        return roi_align(x, boxes, *args, **options)
+
+    monkeypatch.setattr(module, "roi_align", spy)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = read(feature, boxes.expand(count, -1, -1), side=224)
+    assert found.dtype == torch.promote_types(dtype, torch.float32)
+    torch.testing.assert_close(found[..., 0], (centres / 16 - 0.5).to(found).expand(count, 2))
+    assert (16 * found[..., 1] + found[..., 2]).round().tolist() == [[i, i] for i in range(count)]
+    (rois,) = seen  # one tensor, not a list with an entry an image
+    assert rois.shape == (2 * count, 5) and rois.dtype == found.dtype
+
+
 @pytest.mark.parametrize(
     "settings, message",
     [
@@ -291,6 +318,9 @@ def test_places_are_read_in_fp32_under_autocast():
         ({"sampling": "hard"}, "No sampling is named 'hard'; use one of grid, random"),
         ({"sampling": "random", "hard_share": 1.5}, "hard_share=1.5.*in \\[0, 1\\]"),
         ({"name": "region", "stride": 0}, "at least 1, not 48 and 0"),
+        ({"grid": 0}, "grid is 0; it must be a whole number of at least 1"),
+        ({"name": "distance", "threshold": 0}, "threshold is 0; .* must be above 0"),
+        ({"name": "distance", "threshold": -0.7}, "threshold is -0.7"),
     ],
 )
 def test_bad_settings_are_sentences(settings, message):

@@ -265,6 +265,14 @@ RULES = {
 }
 
 
+# Regions are off in the first of two steps, or never on.
+RUNS = {
+    "location": {"rule": RULES["location"], "region_start": 0.5},
+    "region": {"rule": RULES["region"], "region_start": 0.5},
+    "never": {"region_start": 1.0},
+}
+
+
 def uneven_batch(step: int) -> list[dict]:
     """All pairs without overlap are on the second rank; in the last step it has none with."""
     batch = paired_batch(8, step, side=SIDE)
@@ -275,12 +283,12 @@ def uneven_batch(step: int) -> list[dict]:
 
 def two_ranks(rank: int) -> dict[str, dict[str, torch.Tensor]]:
     found = {}
-    for name, rule in RULES.items():
-        model = tiny_dense_siam(rule=rule, region_start=0.5)
+    for name, changes in RUNS.items():
+        model = tiny_dense_siam(**changes)
         model = resolve_sync_bn(use_sync_bn(model.double()))
         parallel = torch.nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
         optimizer = sgd(model)
-        for step in range(2):  # regions are off in the first
+        for step in range(2):
             # One process seeds with the step; the second rank has numbers of its own.
             torch.manual_seed(step + 100 * rank)
             model.progress = step / 2
@@ -296,13 +304,23 @@ def both_ranks():
     return run_ranks(two_ranks)
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", RUNS)
 def test_two_ranks_equal_one_process_with_the_whole_batch(name, both_ranks):
-    alone = tiny_dense_siam(rule=RULES[name], region_start=0.5).double()
+    alone = tiny_dense_siam(**RUNS[name]).double()
     train(alone, [uneven_batch(step) for step in range(2)])
     for rank in both_ranks:
         for key, value in alone.state_dict().items():
             torch.testing.assert_close(rank[name][key], value, rtol=1e-6, atol=1e-8, msg=key)
+
+
+def test_regions_never_start_with_1(both_ranks, batches):
+    model = tiny_dense_siam(region_start=1.0)
+    model.progress = 1 - 1e-9
+    assert model(batches[0])[REGION].item() == 0
+    for rank in both_ranks:
+        counts = {k: int(v) for k, v in rank["never"].items() if k.endswith("num_batches_tracked")}
+        for name, count in counts.items():
+            assert (count == 0) is ("heads.region" in name), name
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -324,6 +342,18 @@ def test_a_step_does_not_wait_for_the_gpu(rule, batches):
         ({"image_weight": 0, "pixel_weight": 0, "region_weight": 0}, "nor all 0"),
         ({"pixel_weight": 0}, "region_weight is 0.3 but pixel_weight is 0"),
         ({"region_start": 2}, "region_start is 2; .* in \\[0, 1\\]"),
+        ({"region_start": float("nan")}, "region_start is nan"),
+        ({"image_weight": float("nan")}, "must not be negative"),
+        ({"region_temperature": 0}, "region_temperature is 0; .* must be above 0"),
+        ({"region_temperature": -0.1}, "region_temperature is -0.1"),
+        ({"region_grid": 0}, "region_grid is 0; it must be a whole number of at least 1"),
+        ({"regions": 0}, "regions is 0; it must be a whole number of at least 1"),
+        ({"regions": -3}, "regions is -3"),
+        ({"dim": 0}, "dim is 0"),
+        ({"pixel_dim": -1}, "pixel_dim is -1"),
+        ({"pixel_dim": 12.5}, "pixel_dim is 12.5; it must be a whole number"),
+        ({"hidden": 0}, "hidden is 0"),
+        ({"collapse_threshold": -0.1}, "collapse_threshold is -0.1; .* not be negative"),
         ({"level": "res6"}, "no output 'res6'"),
     ],
 )
@@ -332,7 +362,17 @@ def test_bad_settings_are_sentences(changes, message):
         tiny_dense_siam(**changes)
 
 
-def test_yaml_config_builds_the_same_model():
+def test_a_single_image_is_a_sentence_where_batch_norm_compares_images():
+    alone = paired_batch(1, side=SIDE)
+    with pytest.raises(UserError, match="image head .* single row: .* at least two images"):
+        tiny_dense_siam()(alone)
+    with pytest.raises(UserError, match="region head .* single row"):
+        tiny_dense_siam(image_weight=0, regions=1)(alone)
+    losses = tiny_dense_siam(image_weight=0)(alone)  # cells and regions are enough rows
+    assert set(losses) == {PIXEL, REGION} and all(x.isfinite() for x in losses.values())
+
+
+def tiny_cfg():
     cfg = get_cfg()
     add_unsupdet_config(cfg)
     cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.DEVICE = "DenseSiam", "cpu"
@@ -342,10 +382,25 @@ def test_yaml_config_builds_the_same_model():
     resnet.OUT_FEATURES = ["res5"]
     siam = cfg.MODEL.DENSE_SIAM
     siam.DIM, siam.PIXEL_DIM, siam.HIDDEN = 16, 12, 8
-    model = build_model(cfg)
+    return cfg
+
+
+def test_yaml_config_builds_the_same_model():
+    model = build_model(tiny_cfg())
     assert isinstance(model, DenseSiam) and model.region_start == 0.8
     assert model.weights == {"image": 1.0, "pixel": 1.0, "region": 0.1}
     model.load_state_dict(tiny_dense_siam().state_dict())
+
+
+@pytest.mark.parametrize("regions, expected", [(0, None), (3, 3), (-3, "regions is -3")])
+def test_yaml_says_all_regions_with_0(regions, expected):
+    cfg = tiny_cfg()
+    cfg.MODEL.DENSE_SIAM.REGIONS = regions
+    if isinstance(expected, str):
+        with pytest.raises(UserError, match=expected):
+            build_model(cfg)
+    else:
+        assert build_model(cfg).regions == expected
 
 
 ROOT = Path(__file__).parents[2]

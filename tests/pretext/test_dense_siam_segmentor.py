@@ -243,20 +243,52 @@ def train(model, batches, progress=(0.0, 0.9)) -> None:
         optimizer.step()
 
 
-def two_ranks(rank: int) -> dict:
-    torch.manual_seed(0)
-    model = DistributedDataParallel(resolve_sync_bn(use_sync_bn(tiny().double())))
-    halves = [batch_of(4, step)[2 * rank : 2 * rank + 2] for step in range(3)]
-    train(model, halves)
-    return model.module.state_dict()
+STARTS = (0.8, 1.0)  # with 1, regions are never on
 
 
-def test_two_ranks_equal_one_process_with_the_whole_batch():
-    alone = tiny().double()
+def two_ranks(rank: int) -> dict[float, dict]:
+    found = {}
+    for start in STARTS:
+        model = tiny(region_start=start).double()
+        model = DistributedDataParallel(resolve_sync_bn(use_sync_bn(model)))
+        train(model, [batch_of(4, step)[2 * rank : 2 * rank + 2] for step in range(3)])
+        found[start] = model.module.state_dict()
+    return found
+
+
+@pytest.fixture(scope="module")
+def both_ranks():
+    return run_ranks(two_ranks)
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_two_ranks_equal_one_process_with_the_whole_batch(start, both_ranks):
+    alone = tiny(region_start=start).double()
     train(alone, [batch_of(4, step) for step in range(3)])
-    for state in run_ranks(two_ranks):
+    for rank in both_ranks:
         for name, value in alone.state_dict().items():
-            torch.testing.assert_close(state[name], value, rtol=1e-6, atol=1e-8, msg=name)
+            torch.testing.assert_close(rank[start][name], value, rtol=1e-6, atol=1e-8, msg=name)
+
+
+def test_regions_never_start_with_1(both_ranks):
+    model = tiny(region_start=1.0)
+    model.progress = 1 - 1e-9
+    assert model(batch_of(2))["loss_region"].item() == 0
+    for rank in both_ranks:
+        steps = [int(rank[s]["region_projector.1.num_batches_tracked"]) for s in STARTS]
+        assert steps == [2, 0]  # both views of one step of three, and of none
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_step_does_not_wait_for_the_gpu():
+    model = tiny().cuda()
+    model.progress = 0.9  # regions are on
+    sum(model(batch_of(2)).values()).backward()  # warms up cuDNN
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        sum(model(batch_of(2, seed=1)).values()).backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_bf16_gives_finite_losses_near_fp32():
@@ -291,11 +323,21 @@ def test_inference_gives_clusters_of_the_asked_size_whatever_the_neighbours():
     assert not same[0]["sem_seg"].requires_grad
 
 
+def test_inference_enlarges_in_edge_coordinates(monkeypatch):
+    model = tiny().eval()
+    cells = torch.tensor([[0.0, 4.0]]).expand(1, 5, 2, 2)
+    monkeypatch.setattr(model, "_logits", lambda images: cells)
+    (out,) = model([{"image": torch.zeros(3, 8, 8, dtype=torch.uint8), "height": 2, "width": 4}])
+    # Centres of the four columns are at -0.25, 0.25, 0.75 and 1.25 cells; the border is continued.
+    torch.testing.assert_close(out["sem_seg"], torch.tensor([0.0, 1, 3, 4]).expand(5, 2, 4))
+
+
 def test_categories_are_the_clusters_of_eval_mode():
     model = tiny()
     images = torch.randint(0, 256, (2, 3, 64, 32), dtype=torch.uint8)
     found = model.categories(images)
     assert model.training and found.shape == (2, 16, 8)
+    assert not model.backbone.stem.conv1.norm.num_batches_tracked
     outputs = model.eval()([{"image": x, "height": 16, "width": 8} for x in images])
     assert torch.equal(found, torch.stack([out["sem_seg"].argmax(0) for out in outputs]))
 
@@ -323,12 +365,18 @@ def test_export_is_the_backbone():
 def test_bad_settings_are_sentences():
     with pytest.raises(UserError, match="both are 'auto', or both numbers"):
         tiny(pixel_weight=1.0)
-    with pytest.raises(UserError, match="num_classes='auto'"):
-        tiny(num_classes="auto")
-    with pytest.raises(UserError, match="share of the run"):
-        tiny(region_start=8)
-    with pytest.raises(UserError, match="must not be negative"):
-        tiny(seg_weight=-1)
+    for changes, message in (
+        ({"num_classes": "auto"}, "num_classes is 'auto'; it must be a whole number of at least 2"),
+        ({"aux_classes": 1}, "aux_classes is 1; it must be a whole number of at least 2"),
+        ({"channels": 0}, "channels is 0"),
+        ({"region_start": 8}, "share of the run"),
+        ({"region_temperature": 0}, "region_temperature is 0; .* must be above 0"),
+        ({"region_temperature": -1}, "region_temperature is -1"),
+        ({"seg_weight": -1}, "must not be negative"),
+        ({"region_weight": float("nan")}, "must not be negative"),
+    ):
+        with pytest.raises(UserError, match=message):
+            tiny(**changes)
     with pytest.raises(UserError, match="freeze_at to 0"):
         DenseSiamSegmentor(backbone=tiny_resnet(freeze_at=2))
 

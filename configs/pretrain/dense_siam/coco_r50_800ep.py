@@ -3,7 +3,7 @@ than a third of the ImageNet recipe's."""
 
 from .imagenet_r50_200ep import dataloader, lr_multiplier, model, optimizer, train
 
-dataloader.train.dataset.names = "coco_2017_train"
+dataloader.train.dataset.names = "coco_2017_train_unlabeled"
 
 train.max_iter = "800 epochs"
 train.checkpointer.period = "20 epochs"

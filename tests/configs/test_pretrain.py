@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from detectron2.config import instantiate
 from omegaconf import OmegaConf
+from PIL import Image
 
 from d2_unsupdet.engine.config import load_config, resolve_class_count, to_plain
 
@@ -20,6 +21,17 @@ def test_resolves_and_exports(path):
     model = instantiate(OmegaConf.create(plain["model"], flags={"allow_objects": True}))
     exported = model.export()
     assert "stem.conv1.weight" in exported and not any("query" in name for name in exported)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(CONFIGS.glob("pretrain/*/coco_r50*.py")), ids=lambda p: p.parent.name
+)
+def test_coco_s_images_are_enough(path, tmp_path, monkeypatch):
+    folder = tmp_path / "coco/train2017"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(folder / "000000000009.jpg")
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    assert len(instantiate(load_config(str(path)).dataloader.train.dataset)) == 1
 
 
 def test_moco_200_epochs_is_the_paper_s_schedule():

@@ -13,6 +13,7 @@ other checkpoint's architecture) or `random:CHECKPOINT`; LABEL= before it names 
 """
 
 import argparse
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +41,7 @@ from d2_unsupdet.evaluation.probes import (
     knn_scores,
     linear_scores,
     read_probe_set,
+    refuse_overlap,
     summarise,
     svm_scores,
 )
@@ -83,7 +85,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     linear, svm, knn = added["linear"], added["svm"], added["knn"]
     linear.add_argument("--optimizer", default="sgd", choices=["sgd", "lars"], help="protocol")
     linear.add_argument("--epochs", type=positive, help="another length than the protocol's")
-    linear.add_argument("--lr", type=float, help="another rate at a batch of 256")
+    linear.add_argument("--lr", type=_rate, help="another rate at a batch of 256")
     linear.add_argument("--weight-decay", type=float, default=0.0)
     linear.add_argument("--augment", action="store_true", help="new crops in each epoch; slow")
     svm.add_argument("--stages", nargs="+", choices=list(STAGES), default=list(STAGES))
@@ -95,12 +97,21 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def run_linear(net: FrozenResNet, sets: tuple[ProbeSet, ProbeSet], args: Any) -> Results:
+def _rate(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no rate; it has to be above 0")
+    return value
+
+
+def run_linear(
+    net: FrozenResNet, sets: tuple[ProbeSet, ProbeSet], args: argparse.Namespace
+) -> Results:
     """a linear classifier on the pooled features"""
     protocol = SGD_PROTOCOL if args.optimizer == "sgd" else LARS_PROTOCOL
     protocol = replace(
         protocol,
-        lr=args.lr or protocol.lr,
+        lr=protocol.lr if args.lr is None else args.lr,
         weight_decay=args.weight_decay,
         epochs=args.epochs or protocol.epochs,
         drops=tuple(d * (args.epochs or protocol.epochs) / protocol.epochs for d in protocol.drops),
@@ -128,7 +139,9 @@ def run_linear(net: FrozenResNet, sets: tuple[ProbeSet, ProbeSet], args: Any) ->
     return results
 
 
-def run_svm(net: FrozenResNet, sets: tuple[ProbeSet, ProbeSet], args: Any) -> Results:
+def run_svm(
+    net: FrozenResNet, sets: tuple[ProbeSet, ProbeSet], args: argparse.Namespace
+) -> Results:
     """linear SVMs on a grid of each stage, VOC07's protocol"""
     train, known, test, unknown = both(net, sets, args, pool=pool_grid)
     results = {}
@@ -145,7 +158,9 @@ def run_svm(net: FrozenResNet, sets: tuple[ProbeSet, ProbeSet], args: Any) -> Re
     return results
 
 
-def run_knn(net: FrozenResNet, sets: tuple[ProbeSet, ProbeSet], args: Any) -> Results:
+def run_knn(
+    net: FrozenResNet, sets: tuple[ProbeSet, ProbeSet], args: argparse.Namespace
+) -> Results:
     """weighted nearest neighbours by cosine"""
     train, known, test, unknown = both(net, sets, args)
     results = {}
@@ -159,7 +174,9 @@ def run_knn(net: FrozenResNet, sets: tuple[ProbeSet, ProbeSet], args: Any) -> Re
     return results
 
 
-PROBES: dict[str, Callable[[FrozenResNet, tuple[ProbeSet, ProbeSet], Any], Results]] = {
+PROBES: dict[
+    str, Callable[[FrozenResNet, tuple[ProbeSet, ProbeSet], argparse.Namespace], Results]
+] = {
     "linear": run_linear,
     "svm": run_svm,
     "knn": run_knn,
@@ -167,7 +184,7 @@ PROBES: dict[str, Callable[[FrozenResNet, tuple[ProbeSet, ProbeSet], Any], Resul
 
 
 def both(
-    net: FrozenResNet, sets: tuple[ProbeSet, ProbeSet], args: Any, **options: Any
+    net: FrozenResNet, sets: tuple[ProbeSet, ProbeSet], args: argparse.Namespace, **options: Any
 ) -> tuple[dict[str, Tensor], ProbeSet, dict[str, Tensor], ProbeSet]:
     """Features and items of the training set, then of the test set."""
     train, test = (features_of(net, one, args, stages=args.stages, **options) for one in sets)
@@ -175,7 +192,12 @@ def both(
 
 
 def features_of(
-    net: FrozenResNet, probe_set: ProbeSet, args: Any, *, progress: bool = True, **options: Any
+    net: FrozenResNet,
+    probe_set: ProbeSet,
+    args: argparse.Namespace,
+    *,
+    progress: bool = True,
+    **options: Any,
 ) -> tuple[dict[str, Tensor], ProbeSet]:
     return extract(
         net,
@@ -188,7 +210,7 @@ def features_of(
     )
 
 
-def load(source: str, like: str | None, args: Any) -> FrozenResNet:
+def load(source: str, like: str | None, args: argparse.Namespace) -> FrozenResNet:
     net = load_resnet(source, allow_unsafe=args.allow_unsafe, like=like, seed=args.seed)
     return net.to(choose_device(args.device))
 
@@ -210,6 +232,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.probe == "svm":
         require_sklearn()
     catalog.check([args.train_data, args.test_data])
+    refuse_overlap(args.train_data, args.test_data, images=args.images)
     options = {"labels": args.labels, "images": args.images}
     train = read_probe_set(args.train_data, **options)
     options["labels"] = train.kind

@@ -14,11 +14,10 @@ from d2_unsupdet.data import catalog
 from d2_unsupdet.engine.hooks import PeriodicHook, averaged
 from d2_unsupdet.engine.trainer import unwrap
 from d2_unsupdet.errors import UserError
-from d2_unsupdet.evaluation.probes.data import KINDS, ProbeSet, read_probe_set
+from d2_unsupdet.evaluation.probes.data import KINDS, ProbeSet, read_probe_set, refuse_overlap
 from d2_unsupdet.evaluation.probes.features import extract
 from d2_unsupdet.evaluation.probes.knn import knn_scores
 from d2_unsupdet.evaluation.probes.metrics import summarise
-from d2_unsupdet.seeding import seeded
 
 logger = logging.getLogger(__name__)
 DEFAULT_SIZE = 224
@@ -63,7 +62,7 @@ class KnnProbeHook(PeriodicHook):
     def act(self) -> None:
         if comm.is_main_process():
             begin = time.monotonic()
-            with seeded("knn_probe", self.trainer.iter), averaged(self.trainer):
+            with averaged(self.trainer):
                 net = resnet_of(unwrap(self.trainer.model)).to(self.trainer.device)
             found = self.probe(net)
             self.trainer.storage.put_scalars(smoothing_hint=False, **found)
@@ -88,7 +87,8 @@ class KnnProbeHook(PeriodicHook):
 
 
 def check_probe(options: DictConfig) -> None:
-    """Refuse, before any work, data sets that are not there and labels of no known kind."""
+    """Refuse, before any work, data sets that are not there, that share images or whose labels are
+    of no known kind."""
     if options.labels not in KINDS:
         raise UserError(
             f"train.knn_probe.labels='{options.labels}' is not one of {', '.join(KINDS)}."
@@ -96,6 +96,7 @@ def check_probe(options: DictConfig) -> None:
     catalog.check([options.train, options.test])
     kind = {"image": "image", "auto": None}.get(options.labels, "thing")
     catalog.class_names([options.train, options.test], kind)
+    refuse_overlap(options.train, options.test, images=options.images)
 
 
 def _since(begin: float) -> float:

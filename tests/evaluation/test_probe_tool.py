@@ -12,6 +12,7 @@ from PIL import Image
 from d2_unsupdet.checkpoint.backbone import Architecture, FrozenResNet, Stage
 from d2_unsupdet.data.sources import register_imagenet
 from d2_unsupdet.errors import UserError
+from d2_unsupdet.evaluation.probes import read_probe_set
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = Architecture(8, tuple(Stage(1, 8 * 2**i) for i in range(4)))
@@ -83,6 +84,24 @@ def test_svm_on_every_stage_and_the_embedded_images(tool, weights, tmp_path):
     assert all(0 < found["mAP"] <= 100 and len(found["AP"]) == 8 for found in results.values())
     objects = run(tool, tmp_path, "knn", weights, "--labels", "objects", "-k", "3", *data)
     assert objects["kind"] == "objects"
+
+
+def test_a_test_image_that_was_trained_on_is_refused(tool, weights, colours, tmp_path):
+    same = ["--train-data", "toy_val:images=8:size=64", "--test-data", "toy_val:images=8:size=64"]
+    with pytest.raises(UserError, match="share 8 of 8 test images.*Name two sets without common"):
+        run(tool, tmp_path, "knn", weights, "-k", "1", *same)
+    # The same file under another name of a set, and through a link.
+    (tmp_path / "link").symlink_to(read_probe_set("colours_val").files[0].rsplit("/", 2)[0])
+    same = ["--train-data", "colours_val", "--test-data", f"imagenet:{tmp_path}/link"]
+    with pytest.raises(UserError, match="share 12 of 12"):
+        run(tool, tmp_path, "linear", weights, *same)
+
+
+@pytest.mark.parametrize("rate", ["0", "-1", "nan", "inf"])
+def test_a_rate_that_is_none_is_a_sentence(tool, weights, tmp_path, capsys, rate):
+    with pytest.raises(SystemExit):
+        run(tool, tmp_path, "linear", weights, "--lr", rate)
+    assert "has to be above 0" in capsys.readouterr().err
 
 
 def test_what_is_wrong_is_a_sentence(tool, weights, colours, tmp_path, monkeypatch):

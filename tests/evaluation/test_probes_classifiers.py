@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +14,8 @@ from d2_unsupdet.evaluation.probes import (
     linear_scores,
     svm_scores,
 )
+from d2_unsupdet.evaluation.probes import linear as linear_module
+from d2_unsupdet.evaluation.probes import svm as svm_module
 from d2_unsupdet.evaluation.probes.features import normalised
 
 CLASSES, DIM = 4, 12
@@ -112,6 +115,49 @@ def test_protocols_hold_the_published_constants():
     assert [LARS_PROTOCOL.rate(p) for p in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
 
 
+@pytest.mark.parametrize("protocol", [SGD_PROTOCOL, LARS_PROTOCOL])
+@pytest.mark.parametrize(("items", "batch"), [(64, 64), (600, 256), (600, 8)])
+def test_the_rate_is_proportional_to_the_batch(monkeypatch, protocol, items, batch):
+    """Also where the training set is smaller than the batch."""
+    made = []
+
+    def recorded(*arguments):
+        made.append(build(*arguments))
+        return made[-1]
+
+    build = linear_module._optimizer
+    monkeypatch.setattr(linear_module, "_optimizer", recorded)
+    (train, targets), (test, _) = blobs(items, 0), blobs(4, 1)
+    protocol = replace(protocol, batch=max(batch, 256) if items == batch else batch, epochs=1)
+    linear_scores(train, targets, test, single=True, protocol=protocol)
+    (group,) = made[0].param_groups
+    assert group["initial_lr"] == pytest.approx(protocol.lr * batch / 256)
+    assert (group["momentum"], group["weight_decay"]) == (0.9, 0.0)
+    assert type(made[0]).__name__.lower() == protocol.optimizer
+
+
+def test_a_step_of_the_linear_probe_by_hand():
+    (train, targets), (test, _) = blobs(8, 0), blobs(4, 1)
+    protocol = replace(SGD_PROTOCOL, epochs=1, drops=(), lr=16.0)
+    found = linear_scores(train, targets, test, single=True, protocol=protocol, seed=5)
+    weight = torch.empty(CLASSES, DIM).normal_(std=0.01, generator=torch.Generator().manual_seed(5))
+    error = torch.softmax(train @ weight.T, 1) - targets.float()
+    rate = 16.0 * 8 / 256
+    moved, bias = weight - rate * error.T @ train / 8, -rate * error.mean(0)
+    torch.testing.assert_close(found, test @ moved.T + bias)
+
+
+def test_lars_gives_biases_a_plain_step_and_weights_one_of_their_length():
+    (train, targets), (test, _) = blobs(8, 0), blobs(4, 1)
+    protocol = replace(LARS_PROTOCOL, epochs=1, lr=16.0)
+    found = linear_scores(train, targets, test, single=True, protocol=protocol, seed=5)
+    weight = torch.empty(CLASSES, DIM).normal_(std=0.01, generator=torch.Generator().manual_seed(5))
+    error = torch.softmax(train @ weight.T, 1) - targets.float()
+    rate, gradient = 16.0 * 8 / 256, error.T @ train / 8
+    moved = weight - rate * 0.001 * weight.norm() * gradient / gradient.norm()
+    torch.testing.assert_close(found, test @ moved.T - rate * error.mean(0))
+
+
 def test_a_probe_that_diverges_is_a_sentence():
     (train, targets), (test, _) = blobs(40, 0), blobs(40, 1)
     with pytest.raises(UserError, match="diverged"):
@@ -126,6 +172,47 @@ def test_svm_chooses_costs_and_leaves_out_what_cannot_be_learned():
     assert costs[0] == 0.5 and costs[-1] is None
     assert set(costs[1:4]) <= {0.5, 5.0}
     assert scores[:, -1].eq(0).all() and scores[:, :4].ne(0).all()
+
+
+def test_svm_holds_the_protocols_constants():
+    settings = svm_module._svm(10.0, 3).get_params()
+    expected = {
+        "C": 10.0,
+        "class_weight": {1: 2, -1: 1},
+        "penalty": "l2",
+        "loss": "squared_hinge",
+        "dual": True,
+        "tol": 1e-4,
+        "max_iter": 2000,
+        "random_state": 3,
+        "fit_intercept": True,
+        "intercept_scaling": 1,
+    }
+    assert {name: settings[name] for name in expected} == expected
+    assert (svm_module.COSTS, svm_module.FOLDS) == ((1.0, 10.0, 100.0), 3)
+
+
+def test_svm_equals_its_minimum_on_normalised_features():
+    """Squared hinge, positives twice, as scipy minimises it on rows of length one."""
+    from scipy.optimize import minimize
+
+    (train, targets), (test, _) = blobs(40, 0, spread=0.5), blobs(9, 1, spread=0.5)
+    lengths = torch.linspace(0.5, 20, 40)[:, None]
+    found, _ = svm_scores(train * lengths, targets, 7 * test, costs=(2.0,))
+    known, unknown = (
+        np.c_[x / x.norm(dim=1, keepdim=True), np.ones(len(x))] for x in (train.double(), test)
+    )
+    for column in range(CLASSES):
+        label = np.where(targets[:, column] == 1, 1.0, -1.0)
+        cost = np.where(label > 0, 2.0, 1.0) * 2.0
+
+        def objective(w, label=label, cost=cost):
+            slack = np.maximum(0, 1 - label * (known @ w))
+            gradient = w - 2 * known.T @ (cost * slack * label)
+            return w @ w / 2 + (cost * slack**2).sum(), gradient
+
+        best = minimize(objective, np.zeros(DIM + 1), jac=True, options={"gtol": 1e-9}).x
+        np.testing.assert_allclose(found[:, column], unknown @ best, atol=2e-3)
 
 
 def test_features_are_normalised_with_the_protocols_eps():

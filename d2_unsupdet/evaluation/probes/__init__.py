@@ -1,6 +1,6 @@
 """What frozen features know: linear classifiers, SVMs and nearest neighbours on labelled images."""
 
-from d2_unsupdet.evaluation.probes.data import ProbeSet, read_probe_set
+from d2_unsupdet.evaluation.probes.data import ProbeSet, read_probe_set, refuse_overlap
 from d2_unsupdet.evaluation.probes.features import STAGES, extract
 from d2_unsupdet.evaluation.probes.knn import knn_scores
 from d2_unsupdet.evaluation.probes.linear import LARS_PROTOCOL, SGD_PROTOCOL, linear_scores
@@ -17,6 +17,7 @@ __all__ = [
     "knn_scores",
     "linear_scores",
     "read_probe_set",
+    "refuse_overlap",
     "summarise",
     "svm_scores",
 ]

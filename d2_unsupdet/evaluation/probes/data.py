@@ -3,7 +3,8 @@
 A target is 1 (shows the class), 0 (does not) or -1 (only objects marked difficult: neither).
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -82,9 +83,7 @@ def read_probe_set(
     """
     if labels not in KINDS:
         raise UserError(f"labels='{labels}' is not one of {', '.join(KINDS)}.")
-    records = catalog.get_dataset(name, sizes=True)
-    if images and images < len(records):
-        records = subsets.select(records, images)
+    records = _records(name, images, sizes=True)
     kind = labels
     if labels == "auto":
         kind = "image" if records and "label" in records[0] else "multi"
@@ -106,6 +105,35 @@ def read_probe_set(
     return ProbeSet(
         name=name, kind=kind, files=files, regions=regions, targets=targets, classes=names
     )
+
+
+def refuse_overlap(train: str, test: str, *, images: int = 0) -> None:
+    """Raise a `UserError` if an image file would be in both sets: each item is its own neighbour.
+
+    Reads lists of files, no pixels, so it can stand before any work.
+
+    Args:
+        train: name of a data set.
+        test: name of a data set.
+        images: as in `read_probe_set`.
+    """
+    known, unknown = (_files(r["file_name"] for r in _records(n, images)) for n in (train, test))
+    shared = known & unknown
+    if shared:
+        raise UserError(
+            f"The probe's training set '{train}' and its test set '{test}' share {len(shared)} of "
+            f"{len(unknown)} test images, such as {min(shared)}: scores on images whose classes "
+            "were given mean nothing. Name two sets without common images."
+        )
+
+
+def _files(paths: Iterable[str]) -> set[str]:
+    return {os.path.realpath(path) for path in paths}
+
+
+def _records(name: str, images: int, *, sizes: bool = False) -> list[dict]:
+    records = catalog.get_dataset(name, sizes=sizes)
+    return subsets.select(records, images) if images and images < len(records) else records
 
 
 _Columns = tuple[list[str], list[Region | None], list[np.ndarray]]

@@ -306,6 +306,12 @@ def correspondence(
         window: of region, pixels a side.
         stride: of the windows in pixels.
     """
+    random = name == "location" and sampling == "random"
+    if not random and (oversample != 1 or hard_share != 0):
+        raise UserError(
+            f"oversample={oversample} and hard_share={hard_share} choose among random points of "
+            f"'location', but the rule is '{name}' with sampling '{sampling}'."
+        )
     samplers: dict[str, Callable[[], Sampler]] = {
         "grid": lambda: RegularGrid(grid),
         "random": lambda: RandomPoints(points, oversample, hard_share),

@@ -332,3 +332,9 @@ def test_a_window_larger_than_the_view_is_a_sentence(batch):
     first, second = views_of(batch)
     with pytest.raises(UserError, match="window of 65 pixels does not fit into a view of 64"):
         correspondence("region", window=65)(first, second, similarity("cosine"))
+
+
+def test_hard_examples_without_random_points_are_a_sentence():
+    for settings in ({"hard_share": 0.75}, {"name": "feature", "oversample": 3}):
+        with pytest.raises(UserError, match="choose among random points of 'location'"):
+            correspondence(**settings)

@@ -306,11 +306,10 @@ def correspondence(
         window: of region, pixels a side.
         stride: of the windows in pixels.
     """
-    random = name == "location" and sampling == "random"
-    if not random and (oversample != 1 or hard_share != 0):
+    if sampling == "grid" and (oversample != 1 or hard_share != 0):
         raise UserError(
-            f"oversample={oversample} and hard_share={hard_share} choose among random points of "
-            f"'location', but the rule is '{name}' with sampling '{sampling}'."
+            f"oversample={oversample} and hard_share={hard_share} choose among random points, but "
+            "the sampling is 'grid'; set it to 'random'."
         )
     samplers: dict[str, Callable[[], Sampler]] = {
         "grid": lambda: RegularGrid(grid),

@@ -336,5 +336,5 @@ def test_a_window_larger_than_the_view_is_a_sentence(batch):
 
 def test_hard_examples_without_random_points_are_a_sentence():
     for settings in ({"hard_share": 0.75}, {"name": "feature", "oversample": 3}):
-        with pytest.raises(UserError, match="choose among random points of 'location'"):
+        with pytest.raises(UserError, match="choose among random points, but the sampling is"):
             correspondence(**settings)

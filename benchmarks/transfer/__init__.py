@@ -1,0 +1,1 @@
+"""Parts of benchmarks/transfer_backbones.py: runs, data, ledger, work and table."""

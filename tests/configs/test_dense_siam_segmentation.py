@@ -107,6 +107,16 @@ def test_the_recipe_is_the_official_one():
     assert [epoch / 10 >= cfg.model.region_start for epoch in range(10)] == [False] * 8 + [True] * 2
 
 
+def test_the_blur_of_the_scenes_is_the_papers_in_shares_of_the_square():
+    mappers = [
+        instantiate(load_config(str(CONFIGS / f"{name}.py")).dataloader.train.mapper)
+        for name in ("coco_stuff27_r18", "toy")
+    ]
+    official, toy = (mapper.photometric.sigma[1] / mapper.resize for mapper in mappers)
+    assert toy == pytest.approx(official)
+    assert mappers[1].photometric.independent  # PiCIE's law, with other ranges
+
+
 def test_classes_come_from_the_labelled_set_or_are_a_number(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     for split in ("train2017", "val2017", "stuffthingmaps/val2017"):

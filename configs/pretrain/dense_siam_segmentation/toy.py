@@ -24,7 +24,7 @@ dataloader.test.num_workers = 2
 
 optimizer.lr = 0.05
 
-train.max_iter = 120
+train.max_iter = 240
 train.log_period = 20
 train.channels_last = True
 train.output_dir = "output/pretrain/dense_siam_segmentation_toy"

@@ -147,7 +147,8 @@ def test_colours_of_picie_have_the_papers_ranges(build):
     ranges = {"brightness": (0.7, 1.3), "contrast": (0.7, 1.3), "saturation": (0.7, 1.3)}
     ranges |= {"hue": (-0.1, 0.1), "blur": (0.1, 2.0)}
     rng = np.random.default_rng(0)
-    drawn = [operation for _ in range(2000) for operation in build().photometric.draw(rng)]
+    photometric = build().photometric
+    drawn = [operation for _ in range(2000) for operation in photometric.draw(rng)]
     for name, (low, high) in ranges.items():
         values = [operation.value for operation in drawn if operation.name == name]
         near = 0.02 * (high - low)

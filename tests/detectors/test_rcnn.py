@@ -162,5 +162,5 @@ def test_moco_config_builds_the_paper_s_model():
     cfg = LazyConfig.load(str(CONFIGS / "common/models/moco_v2.py")).model
     cfg.backbone.stages.depth = 18
     model = instantiate(cfg)
-    assert model.queue("res5").keys.shape == (65536, 128)
+    assert model.queue("image_res5").keys.shape == (65536, 128)
     assert (model.momentum, model.temperature, model.shuffle_bn) == (0.999, 0.2, True)

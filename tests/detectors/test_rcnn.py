@@ -163,4 +163,4 @@ def test_moco_config_builds_the_paper_s_model():
     cfg.backbone.stages.depth = 18
     model = instantiate(cfg)
     assert model.queue("image_res5").keys.shape == (65536, 128)
-    assert (model.momentum, model.temperature, model.shuffle_bn) == (0.999, 0.2, True)
+    assert (model.momentum, model.image_loss.temperature) == (0.999, 0.2) and model.shuffle_bn

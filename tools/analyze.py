@@ -112,7 +112,10 @@ def draw_matching(args: argparse.Namespace, load: Loader) -> tuple[Any, Mapping[
         label: matching.matching(load(label), pairs, level=args.level, progress=True)
         for label in args.named
     }
-    title = f"Most similar patches of two views: {args.level} at {args.size} pixels"
+    title = (
+        "Most similar patches of two views (blue: right to one cell, orange: not): "
+        f"{args.level} at {args.size} pixels, {args.geometry}"
+    )
     shown = range(min(args.rows, len(pairs)))
     told = {label: result.to_json() for label, result in results.items()}
     return matching.draw(results, pairs, title, shown=shown, lines=args.lines), told
@@ -181,7 +184,7 @@ FIGURES = {
         rows=3,
         extra={
             "--geometry": GEOMETRY,
-            "--lines": {"type": positive, "default": 40, "help": "drawn in a picture"},
+            "--lines": {"type": positive, "default": 25, "help": "drawn in a picture"},
         },
     ),
     "categories": Figure(
@@ -231,14 +234,24 @@ def load_network(source: str, args: argparse.Namespace) -> Any:
     return model.to(device).eval()
 
 
+def headline(result: Mapping[str, Any]) -> str:
+    """The numbers of a result that stand for all of it."""
+    means = {k: v["mean"] if isinstance(v, dict) and "mean" in v else v for k, v in result.items()}
+    numbers = {k: v for k, v in means.items() if isinstance(v, int | float)}
+    return ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in numbers.items())
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Load, measure, draw, say where."""
     args = parse(argv)
     args.named = name_checkpoints(args.checkpoints)
     plots.require_matplotlib()
-    figure, told = FIGURES[args.figure].draw(
-        args, lambda label: load_network(args.named[label], args)
-    )
+
+    def load(label: str) -> Any:
+        print(f"{label}: {args.named[label]}")  # the progress bar below it is this one's
+        return load_network(args.named[label], args)
+
+    figure, told = FIGURES[args.figure].draw(args, load)
     args.out.mkdir(parents=True, exist_ok=True)
     picture = args.out / f"{args.figure}.png"
     plots.save(figure, picture)
@@ -247,6 +260,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = {label: {"source": args.named[label], **told[label]} for label in told}
     numbers = picture.with_suffix(".json")
     write_json(numbers, {"figure": args.figure, "settings": settings, "checkpoints": results})
+    for label, result in told.items():
+        print(f"{label}: {headline(result)}")
     print(f"wrote {picture} and {numbers.name}")
 
 

@@ -111,7 +111,8 @@ def draw(
         for i, (label, result) in enumerate(results.items()):
             colours = _colours(result.used)
             for v in range(2):
-                name = f"{label}, view {v + 1}" if row == 0 else ""
+                # The label over the first view, the agreement of all pairs over the second.
+                name = (label[-24:], f"{result.agreement:.0%} agree")[v] if row == 0 else ""
                 axis = axes[row, 2 + 2 * i + v]
                 tinted = colours[result.maps[number][v].numpy()]
                 show_image(axis, tinted, name, COLOURS[i % len(COLOURS)])

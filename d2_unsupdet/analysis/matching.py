@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from d2_unsupdet.analysis.plots import COLOURS, INK, axes_grid, bare, show_image, styled
+from d2_unsupdet.analysis.plots import INK, axes_grid, bare, show_image, styled
 from d2_unsupdet.analysis.samples import Features, Views, level_of
 from d2_unsupdet.errors import UserError
 from d2_unsupdet.pretext.overlap import grid_points
@@ -132,8 +132,7 @@ def draw(
             axis = axes[row, column]
             _draw_pair(axis, pairs[number], result.pairs[number], lines)
             right = _share(result.pairs[number])
-            name = f"{label}: " if row == 0 else ""
-            axis.set_title(f"{name}{right} within one cell", color=COLOURS[column % len(COLOURS)])
+            axis.set_title(f"{label}: {right} within one cell" if row == 0 else right)
     return figure
 
 

@@ -40,9 +40,10 @@ class Pretender:
         values = dict(a.split("=", 1) for a in arguments if "=" in a)
         folder = Path(values["train.output_dir"])
         self.given.append(list(arguments))
-        self.calls.append(folder.name.rsplit("-", 1)[0])
+        name = folder.name.rsplit("-", 1)[0]
+        self.calls.append(name)
         folder.mkdir(parents=True, exist_ok=True)
-        if self.calls[-1] in self.fails:
+        if name in self.fails:  # not calls[-1]: another thread may have called since
             raise RuntimeError("it ended")
         seed = int(values["train.seed"])
         result = {}

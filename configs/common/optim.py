@@ -29,6 +29,33 @@ AdamW = L(torch.optim.AdamW)(
     weight_decay=1e-4,
 )
 
+# The DETR family decays every parameter, and trains the backbone at a tenth of the rate.
+AdamW_detr = L(torch.optim.AdamW)(
+    params=L(parameter_groups)(
+        base_lr="${..lr}",
+        weight_decay="${..weight_decay}",
+        rules=[{"match": r"^backbone\.", "lr_factor": 0.1}],
+    ),
+    lr=1e-4,
+    betas=(0.9, 0.999),
+    weight_decay=1e-4,
+)
+
+# Deformable DETR and DETA: so too what says where attention looks (two-stage: the offsets alone).
+AdamW_deformable = L(torch.optim.AdamW)(
+    params=L(parameter_groups)(
+        base_lr="${..lr}",
+        weight_decay="${..weight_decay}",
+        rules=[
+            {"match": r"^backbone\.", "lr_factor": 0.1},
+            {"match": r"sampling_offsets|^query_source\.reference\.", "lr_factor": 0.1},
+        ],
+    ),
+    lr=2e-4,
+    betas=(0.9, 0.999),
+    weight_decay=1e-4,
+)
+
 LARS = L(_LARS)(
     params=L(parameter_groups)(base_lr="${..lr}", weight_decay="${..weight_decay}"),
     lr=1.6,  # 0.1 * batch 4096 / 256

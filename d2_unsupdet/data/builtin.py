@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
 
 from d2_unsupdet.data import catalog, sources
 from d2_unsupdet.data.scenes import CLASSES
@@ -24,12 +25,19 @@ _COCO_JSON = {
     "2017_test": ("test2017", "image_info_test2017"),
     "2017_test-dev": ("test2017", "image_info_test-dev2017"),
 }
+_LVIS_JSON = {
+    "train": "lvis_v1_train",
+    "val": "lvis_v1_val",
+    "test_dev": "lvis_v1_image_info_test_dev",
+    "test_challenge": "lvis_v1_image_info_test_challenge",
+}
 
 
 @cache
 def register_all() -> None:
     """Register the names and the path prefixes; the second call does nothing."""
     _register_coco()
+    _register_lvis()
     for year, splits in ((2007, ("train", "val", "trainval", "test")),
                          (2012, ("train", "val", "trainval"))):  # fmt: skip
         for split in splits:
@@ -66,6 +74,17 @@ def _register_coco() -> None:
     # the images alone: no annotation file is read (450 MB for train2017), none need exist
     sources.register_folder("coco_2017_train_unlabeled", "coco/train2017")
     sources.register_folder("coco_2017_unlabeled", "coco/unlabeled2017")
+
+
+def _register_lvis() -> None:
+    """Detectron2's names, whose reader needs a package that current NumPy broke."""
+    classes = sorted(LVIS_CATEGORIES, key=lambda c: c["id"])
+    fixed = {
+        "thing_classes": [c["synonyms"][0] for c in classes],  # as Detectron2 calls them
+        "thing_dataset_id_to_contiguous_id": {c["id"]: i for i, c in enumerate(classes)},
+    }
+    for split, file in _LVIS_JSON.items():
+        sources.register_lvis(f"lvis_v1_{split}", f"lvis/{file}.json", "coco", **fixed)
 
 
 def _register_toy(name: str, options: str = "") -> None:
@@ -114,6 +133,7 @@ def _register_toy(name: str, options: str = "") -> None:
 def _register_prefixes() -> None:
     catalog.register_prefix("folder", sources.register_folder)
     catalog.register_prefix("coco", _coco)
+    catalog.register_prefix("lvis", _lvis)
     catalog.register_prefix("voc", _voc)
     catalog.register_prefix("imagenet", _imagenet)
     catalog.register_prefix("cityscapes_instances", _cityscapes_instances)
@@ -130,6 +150,11 @@ def _two(name: str, rest: str, meaning: str) -> tuple[str, str]:
 
 def _coco(name: str, rest: str) -> None:
     sources.register_coco_json(name, *_two(name, rest, "coco:<annotations.json>@<image folder>"))
+
+
+def _lvis(name: str, rest: str) -> None:
+    form = "lvis:<annotations.json>@<folder of train2017>"
+    sources.register_lvis(name, *_two(name, rest, form))
 
 
 def _voc(name: str, rest: str) -> None:

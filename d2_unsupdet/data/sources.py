@@ -4,7 +4,7 @@ Registering reads nothing; relative paths are looked for when the data are asked
 """
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -41,19 +41,41 @@ def register_coco_json(
     name: str, json_file: str | Path, image_root: str | Path, **fixed: Any
 ) -> None:
     """A COCO-style JSON and its images; `fixed` metadata (`thing_classes`, ...) saves a parse."""
+    layout = f"{json_file}\n{image_root}/\n    *.jpg (the file_name of each image)"
+    fixed = {"evaluator_type": "coco", **fixed}
+    _register_json(name, json_file, image_root, fixed, readers.read_coco, layout)
 
+
+def register_lvis(name: str, json_file: str | Path, image_root: str | Path, **fixed: Any) -> None:
+    """An LVIS v1 JSON and the folder that holds `train2017` and `val2017`; scored as LVIS is."""
+    classes = len(fixed["thing_classes"]) if "thing_classes" in fixed else None
+    layout = f"{json_file}\n{image_root}/\n    train2017/*.jpg\n    val2017/*.jpg"
+    fixed = {"evaluator_type": "lvis", **fixed}
+    read = partial(readers.read_lvis, classes=classes)
+    _register_json(name, json_file, image_root, fixed, read, layout)
+
+
+def _register_json(
+    name: str,
+    json_file: str | Path,
+    image_root: str | Path,
+    fixed: dict[str, Any],
+    read: Callable[[Path, Path], list[dict]],
+    layout: str,
+) -> None:
     def categories() -> readers.Categories:
         check([name])
         return readers.coco_categories(locate(json_file))
 
+    kind = fixed["evaluator_type"]
     register(
         name,
         Source(
-            key=("coco", str(json_file), str(image_root), tuple(sorted(fixed))),
+            key=(kind, str(json_file), str(image_root), tuple(sorted(fixed))),
             paths=lambda: [locate(json_file), locate(image_root)],
-            layout=f"{json_file}\n{image_root}/\n    *.jpg (the file_name of each image)",
-            read=lambda: readers.read_coco(locate(json_file), locate(image_root)),
-            metadata={"evaluator_type": "coco", **fixed},
+            layout=layout,
+            read=lambda: read(locate(json_file), locate(image_root)),
+            metadata=fixed,
             lazy={
                 "json_file": lambda: str(locate(json_file)),
                 "image_root": lambda: str(locate(image_root)),

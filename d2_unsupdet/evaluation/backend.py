@@ -20,6 +20,8 @@ from d2_unsupdet.evaluation.ground_truth import GroundTruth
 
 Backend = Literal["faster-coco-eval", "pycocotools"]
 _AREAS = ("all", "small", "medium", "large")
+# The tools hold an entry for each image and class: 24 million on LVIS, 2 million for 100 classes.
+_CLASSES_AT_ONCE = 100
 _chosen: set[str] = set()
 
 
@@ -38,7 +40,11 @@ class Curves:
     limits: list[int]
 
     def average_precision(
-        self, *, iou: float | None = None, area: str = "all", category: int | None = None
+        self,
+        *,
+        iou: float | None = None,
+        area: str = "all",
+        category: int | Sequence[int] | None = None,
     ) -> float:
         """Mean over everything left open, times 100; nan when there is no ground truth."""
         values = self.precision[_threshold(iou), :, :, _AREAS.index(area), -1]
@@ -77,11 +83,14 @@ def score(
     *,
     limits: Sequence[int] = (1, 10, 100),
     class_agnostic: bool = False,
+    federated: bool = False,
     backend: str | None = None,
 ) -> Curves:
     """Score detections in COCO result form whose image and category ids are those of `truth`.
 
     `class_agnostic` makes every category the same one, in ground truth and detections alike.
+    `federated` is LVIS's rule: a class counts only on images that were searched for it; there
+    faster-coco-eval is needed.
     """
     dataset = copy.deepcopy(truth.dataset)  # the tools write into what they are given
     results = [_one_task(detection, task, i + 1) for i, detection in enumerate(detections)]
@@ -89,6 +98,9 @@ def score(
         dataset["categories"] = [{"id": 1, "name": "object"}]
         for entry in (*dataset["annotations"], *results):
             entry["category_id"] = 1
+    if federated:
+        for category in dataset["categories"]:
+            category.setdefault("frequency", "f")  # the tool groups by it and fails without
     coco, coco_eval = _tools(choose_backend(backend))
     with contextlib.redirect_stdout(io.StringIO()):
         sides = []
@@ -97,14 +109,19 @@ def score(
             side.dataset = {**dataset, "annotations": entries}
             side.createIndex()
             sides.append(side)
-        evaluation = coco_eval(sides[0], sides[1], task)
-        evaluation.params.maxDets = sorted(limits)
         order = [1] if class_agnostic else truth.category_ids
         if not results and not dataset["annotations"]:
             return _nothing(len(order), sorted(limits))
-        evaluation.evaluate()
-        evaluation.accumulate()
-    return _curves(evaluation, order, sorted(limits))
+        parts = []
+        for start in range(0, len(order), _CLASSES_AT_ONCE):
+            chunk = order[start : start + _CLASSES_AT_ONCE]
+            evaluation = coco_eval(*sides, task, **({"lvis_style": True} if federated else {}))
+            evaluation.params.maxDets = sorted(limits)
+            evaluation.params.catIds = chunk
+            evaluation.evaluate()
+            evaluation.accumulate()
+            parts.append(_curves(evaluation, chunk, sorted(limits)))
+    return _joined(parts)
 
 
 def _one_task(detection: dict[str, Any], task: str, new_id: int) -> dict[str, Any]:
@@ -146,6 +163,12 @@ def _curves(evaluation: Any, category_ids: Sequence[int], limits: list[int]) -> 
     precision = np.where(precision >= 1 - 2.0**-52, 1.0, precision)
     precision = np.ascontiguousarray(precision[:, :, order])
     return Curves(precision, np.ascontiguousarray(recall[:, order]), limits)
+
+
+def _joined(parts: list[Curves]) -> Curves:
+    """Curves of some classes each as those of all; every class is scored on its own."""
+    precision = np.concatenate([part.precision for part in parts], axis=2)
+    return Curves(precision, np.concatenate([part.recall for part in parts], 1), parts[0].limits)
 
 
 def _nothing(classes: int, limits: list[int]) -> Curves:

@@ -15,6 +15,7 @@ from d2_unsupdet.data import catalog
 from d2_unsupdet.errors import UserError, nearest
 from d2_unsupdet.evaluation.clustering import ClusteringEvaluator
 from d2_unsupdet.evaluation.coco import CocoEvaluator
+from d2_unsupdet.evaluation.lvis import LvisEvaluator
 from d2_unsupdet.evaluation.voc import VocEvaluator
 
 Tasks = Sequence[str] | None
@@ -39,6 +40,10 @@ def build_evaluator(
 
 def _coco(name: str, output_dir: str | None, tasks: Tasks, distributed: bool) -> DatasetEvaluator:
     return CocoEvaluator(name, output_dir=output_dir, tasks=tasks, distributed=distributed)
+
+
+def _lvis(name: str, output_dir: str | None, tasks: Tasks, distributed: bool) -> DatasetEvaluator:
+    return LvisEvaluator(name, output_dir=output_dir, tasks=tasks, distributed=distributed)
 
 
 def _voc(name: str, output_dir: str | None, tasks: Tasks, distributed: bool) -> DatasetEvaluator:
@@ -85,6 +90,7 @@ def _cityscapes(evaluator: type) -> Callable[..., DatasetEvaluator]:
 _BUILDERS: dict[str, Callable[..., DatasetEvaluator]] = {
     "coco": _coco,
     "toy": _coco,
+    "lvis": _lvis,
     "pascal_voc": _voc,
     "sem_seg": _sem_seg,
     "clustering": _clustering,

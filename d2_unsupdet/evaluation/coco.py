@@ -42,7 +42,7 @@ class CocoEvaluator(DatasetEvaluator):
         tasks: subset of ("bbox", "segm"); what the predictions hold when not given.
         distributed: gather the predictions of all ranks; otherwise each rank scores its own.
         class_agnostic: ignore categories and report AR@1, AR@10 and AR@100 too.
-        max_detections: how many of an image count, 100 in COCO and 300 in LVIS.
+        max_detections: how many of an image and class count.
         backend: "faster-coco-eval" or "pycocotools"; the faster one that is installed by default.
         suffix: appended to the task in the results; "_agnostic" by default for `class_agnostic`,
             so that nobody takes one number for the other.
@@ -112,17 +112,19 @@ class CocoEvaluator(DatasetEvaluator):
         own = [{**d, "image_id": self.truth.image_ids[d["image_id"]]} for d in detections]
         results: dict[str, dict[str, float]] = OrderedDict()
         for task in self._scored_tasks(gives_masks):
-            curves = score(
-                self.truth,
-                own,
-                task,
-                limits=self.limits,
-                class_agnostic=self.class_agnostic,
-                backend=self.backend,
-            )
-            results[task + self.suffix] = self._summary(curves)
+            results[task + self.suffix] = self._summary(self._curves(own, task))
             self._log(task, results[task + self.suffix])
         return results
+
+    def _curves(self, detections: list[Detection], task: str) -> Curves:
+        return score(
+            self.truth,
+            detections,
+            task,
+            limits=self.limits,
+            class_agnostic=self.class_agnostic,
+            backend=self.backend,
+        )
 
     def _translate(self, predictions: dict[Any, list[Detection]]) -> list[Detection]:
         """All detections with the data set's category ids; says what is missing or dropped."""
@@ -173,14 +175,7 @@ class CocoEvaluator(DatasetEvaluator):
         return tasks
 
     def _summary(self, curves: Curves) -> dict[str, float]:
-        scores = {
-            "AP": curves.average_precision(),
-            "AP50": curves.average_precision(iou=0.5),
-            "AP75": curves.average_precision(iou=0.75),
-            "APs": curves.average_precision(area="small"),
-            "APm": curves.average_precision(area="medium"),
-            "APl": curves.average_precision(area="large"),
-        }
+        scores = average_precisions(curves)
         if self.class_agnostic:
             recalls = {f"AR@{n}": curves.average_recall(limit=n) for n in self.limits}
             areas = ("small", "medium", "large")
@@ -199,6 +194,18 @@ class CocoEvaluator(DatasetEvaluator):
         per_class = {k[3:]: v for k, v in scores.items() if k.startswith("AP-")}
         if 0 < len(per_class) <= 100:
             logger.info("AP by class: %s", ", ".join(f"{k} {v:.1f}" for k, v in per_class.items()))
+
+
+def average_precisions(curves: Curves) -> dict[str, float]:
+    """AP over all classes, at two thresholds and of three sizes."""
+    return {
+        "AP": curves.average_precision(),
+        "AP50": curves.average_precision(iou=0.5),
+        "AP75": curves.average_precision(iou=0.75),
+        "APs": curves.average_precision(area="small"),
+        "APm": curves.average_precision(area="medium"),
+        "APl": curves.average_precision(area="large"),
+    }
 
 
 def ground_truth(dataset_name: str) -> GroundTruth:

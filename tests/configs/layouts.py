@@ -1,4 +1,4 @@
-"""A few embedded scenes laid out as VOC, COCO, Cityscapes and ImageNet, in their real files."""
+"""A few embedded scenes laid out as VOC, COCO, LVIS, Cityscapes and ImageNet, in real files."""
 
 import json
 import shutil
@@ -79,6 +79,49 @@ def write_coco(root: Path, splits: dict[str, list[dict]]) -> None:
                 )
         path = root / f"coco/annotations/instances_{split}.json"
         path.write_text(json.dumps(content))
+
+
+def write_lvis(root: Path, splits: dict[str, tuple[str, list[dict]]]) -> None:
+    """LVIS v1 (`lvis/lvis_v1_train.json`) over the images of `write_coco`; splits of its folders.
+
+    The eight shapes are the classes 1 to 8 of 1,203. Images have no file name but an address, and
+    tell which classes were searched for.
+    """
+    from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
+
+    (root / "lvis").mkdir()
+    categories = [{"id": c["id"], "name": c["name"], "frequency": c["frequency"]}
+                  for c in LVIS_CATEGORIES]  # fmt: skip
+    for split, (folder, records) in splits.items():
+        images: list[dict] = []
+        annotations: list[dict] = []
+        for record in records:
+            seen = {a["category_id"] + 1 for a in record["annotations"]}
+            images.append(
+                {
+                    "id": record["image_id"],
+                    "coco_url": f"http://images.cocodataset.org/{folder}/{record['image_id']}.jpg",
+                    "width": record["width"],
+                    "height": record["height"],
+                    "neg_category_ids": sorted(set(range(1, 9)) - seen),
+                    "not_exhaustive_category_ids": [max(seen)],
+                }
+            )
+            for annotation in record["annotations"]:
+                box = annotation["bbox"], annotation["bbox_mode"], BoxMode.XYWH_ABS
+                x, y, w, h = map(float, BoxMode.convert(*box))
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": record["image_id"],
+                        "category_id": annotation["category_id"] + 1,
+                        "bbox": [x, y, w, h],
+                        "area": w * h,
+                        "segmentation": annotation["segmentation"],
+                    }
+                )
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        (root / f"lvis/lvis_v1_{split}.json").write_text(json.dumps(content))
 
 
 def write_cityscapes(root: Path, splits: dict[str, list[dict]]) -> None:

@@ -6,6 +6,7 @@ A file name in the JSON is not trusted: it must stay inside the image folder.
 import json
 import os
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,11 +40,12 @@ def coco_categories(json_file: Path) -> Categories:
     return _known[stamp] if stamp in _known else _categories(_load(json_file), json_file)
 
 
-def read_coco(json_file: Path, image_root: Path) -> list[dict]:
+def read_coco(json_file: Path, image_root: Path, *, extra: Sequence[str] = ()) -> list[dict]:
     """Records with boxes (XYWH) and, where the file has them, masks and keypoints.
 
     Zero-area boxes and boxes outside the image are left out and counted; missing sizes are read
     from the image files. A file without an `annotations` list gives records without labels.
+    `extra` names lists of an image that its record takes over, empty where there is none.
     """
     content = _load(json_file)
     labels = _categories(content, json_file).labels()
@@ -51,7 +53,7 @@ def read_coco(json_file: Path, image_root: Path) -> list[dict]:
     problems: Counter[str] = Counter()
     records = []
     for image in _images(content, json_file):
-        record = _record(image, image_root, json_file)
+        record = _record(image, image_root, json_file) | {k: image.get(k, []) for k in extra}
         if "annotations" in content:
             found = by_image.pop(image["id"], [])
             kept = (_annotation(a, record, labels, json_file, problems) for a in found)
@@ -117,7 +119,7 @@ def _group(content: dict[str, Any], path: Path) -> dict[Any, list[dict]]:
 
 def _record(image: dict, image_root: Path, json_file: Path) -> dict:
     record = {
-        "file_name": inside(image_root, image.get("file_name", ""), json_file),
+        "file_name": inside(image_root, _file_name(image), json_file),
         "image_id": image["id"],
     }
     if image.get("width") and image.get("height"):
@@ -127,6 +129,11 @@ def _record(image: dict, image_root: Path, json_file: Path) -> dict:
 
         record["width"], record["height"] = image_size(record["file_name"])
     return record
+
+
+def _file_name(image: dict) -> Any:
+    """LVIS v1 gives no name: folder and file are the end of the address."""
+    return image.get("file_name") or "/".join(str(image.get("coco_url", "")).split("/")[-2:])
 
 
 def _annotation(

@@ -1,72 +1,15 @@
 """One small table for each known layout of names, all towards Detectron2's names.
 
 To add a layout, add one entry to FORMATS: how to recognise it, what to drop and what to rename.
+Those of whole DETR-style detectors stand in detr_names.py and huggingface.py.
 """
 
-import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
+from d2_unsupdet.checkpoint.detr_names import OFFICIAL
+from d2_unsupdet.checkpoint.huggingface import HUGGING_FACE
+from d2_unsupdet.checkpoint.layout import Format, Rules
 from d2_unsupdet.errors import UserError, nearest
-
-Rules = tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
-class Format:
-    """A layout of names, as regular expressions.
-
-    Example:
-        >>> FORMATS["moco"].to_hub("module.encoder_q.layer1.0.bn1.weight")
-        'res2.0.conv1.norm.weight'
-
-    Args:
-        about: whose files look like this.
-        marks: each of them matches at least one whole name.
-        lacks: none of them matches any name.
-        prefix: stands before the names that are wanted; names without it are dropped.
-        drops: (pattern, reason) for the start of a name behind the prefix.
-        renames: (pattern, replacement) pairs, in order: from this layout to Detectron2's.
-        back: the same in the other direction; None where nothing is ever written in this layout.
-        resnet: whether the renamed tensors must be a whole ResNet.
-    """
-
-    name: str
-    about: str
-    marks: tuple[str, ...]
-    lacks: tuple[str, ...] = ()
-    prefix: str = ""
-    drops: Rules = ()
-    renames: Rules = ()
-    back: Rules | None = None
-    resnet: bool = field(default=True, kw_only=True)
-
-    def fits(self, names: Iterable[str]) -> bool:
-        """Whether a file with these names is of this layout."""
-        text = "\n".join(names)
-
-        def found(pattern: str) -> bool:
-            return re.search(rf"^(?:{pattern})$", text, re.MULTILINE) is not None
-
-        return all(map(found, self.marks)) and not any(map(found, self.lacks))
-
-    def drop_reason(self, name: str) -> str | None:
-        """Why a name of this layout is left out, or None for one that is kept."""
-        match = re.match(self.prefix, name)
-        if match is None:
-            return f"outside {_readable(self.prefix)}"
-        rest = name[match.end() :]
-        return next((why for pattern, why in self.drops if re.match(pattern, rest)), None)
-
-    def to_hub(self, name: str) -> str:
-        """The name of a kept tensor in Detectron2's layout."""
-        return _apply(self.renames, re.sub(rf"^(?:{self.prefix})", "", name))
-
-    def from_hub(self, name: str) -> str:
-        """The name in this layout of one of Detectron2's."""
-        assert self.back is not None, self.name
-        return _apply(self.back, name)
-
 
 _FROM_TORCHVISION: Rules = (
     (r"^(?!layer\d)", "stem."),
@@ -161,13 +104,3 @@ def detect(names: Iterable[str]) -> Format:
         f"The names ({shown}, ...) fit no known layout ({', '.join(FORMATS)}); if it is one of "
         "them under another prefix, remove the prefix."
     )
-
-
-def _apply(rules: Rules, name: str) -> str:
-    for pattern, replacement in rules:
-        name = re.sub(pattern, replacement, name)
-    return name
-
-
-def _readable(pattern: str) -> str:
-    return pattern.replace("\\", "").replace("(module.)?", "")

@@ -16,7 +16,7 @@ from d2_unsupdet.checkpoint.export import export_weights
 from d2_unsupdet.engine.model_state import extra_state, load_extra_state, share_statistics
 from d2_unsupdet.engine.trainer import Trainer, unwrap
 from d2_unsupdet.errors import UserError, nearest
-from d2_unsupdet.pretext.metrics import below_floor
+from d2_unsupdet.metrics import below_floor
 from d2_unsupdet.seeding import seeded
 
 logger = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from d2_unsupdet.engine.metrics import Metrics
 from d2_unsupdet.engine.model_state import extra_state, load_extra_state
 from d2_unsupdet.engine.schedule import Multiplier
 from d2_unsupdet.errors import UserError
-from d2_unsupdet.pretext.metrics import drain_metrics
+from d2_unsupdet.metrics import drain_metrics
 from d2_unsupdet.seeding import seed_everything
 
 MOST_SKIPPED = 100  # fp16 steps in a row; from a scale of 65536 every other cause has shown by then

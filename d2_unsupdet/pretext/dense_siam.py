@@ -15,6 +15,7 @@ from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock, Def
 from torch import Tensor, nn
 
 from d2_unsupdet.errors import UserError
+from d2_unsupdet.metrics import log_metric
 from d2_unsupdet.pretext.backbones import export_backbone, level_channels, refuse_frozen
 from d2_unsupdet.pretext.correspondence import (
     Correspondence,
@@ -24,7 +25,6 @@ from d2_unsupdet.pretext.correspondence import (
     read,
 )
 from d2_unsupdet.pretext.images import IMAGENET_MEAN, IMAGENET_STD, ViewInput
-from d2_unsupdet.pretext.metrics import log_metric
 from d2_unsupdet.pretext.overlap import grid_points, to_view, view_geometry
 from d2_unsupdet.pretext.projectors import siamese_predictor, siamese_projector
 from d2_unsupdet.pretext.ranks import mean_over

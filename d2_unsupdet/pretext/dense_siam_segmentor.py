@@ -17,10 +17,10 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from d2_unsupdet.errors import UserError
+from d2_unsupdet.metrics import log_metric
 from d2_unsupdet.pretext.backbones import export_backbone, refuse_frozen
 from d2_unsupdet.pretext.fpn_decoder import FPNDecoder
 from d2_unsupdet.pretext.images import IMAGENET_MEAN, IMAGENET_STD, ViewInput
-from d2_unsupdet.pretext.metrics import log_metric
 from d2_unsupdet.pretext.overlap import ViewGeometry, view_geometry
 from d2_unsupdet.pretext.projectors import siamese_predictor, siamese_projector
 from d2_unsupdet.pretext.regions import region_contrast, region_embeddings

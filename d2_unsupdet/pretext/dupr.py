@@ -15,12 +15,12 @@ from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from torch import Tensor, nn
 
 from d2_unsupdet.errors import UserError
+from d2_unsupdet.metrics import log_metric
 from d2_unsupdet.pretext.backbones import export_backbone, level_channels, refuse_frozen
 from d2_unsupdet.pretext.contrastive import Contrast, InfoNCE
 from d2_unsupdet.pretext.deferred import DeferredUpdates
 from d2_unsupdet.pretext.images import IMAGENET_MEAN, IMAGENET_STD, ViewInput
 from d2_unsupdet.pretext.key_queue import KeyQueue
-from d2_unsupdet.pretext.metrics import log_metric
 from d2_unsupdet.pretext.momentum import momentum_copy, momentum_update
 from d2_unsupdet.pretext.overlap import ViewGeometry, aligned_patches, view_geometry
 from d2_unsupdet.pretext.projectors import ImageProjector, PatchProjector

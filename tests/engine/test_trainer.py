@@ -12,7 +12,7 @@ from d2_unsupdet.engine.ema import ModelEMA
 from d2_unsupdet.engine.guard import FiniteGuard, NotFinite
 from d2_unsupdet.engine.hooks import MetricsHook
 from d2_unsupdet.errors import UserError
-from d2_unsupdet.pretext.metrics import log_metric
+from d2_unsupdet.metrics import log_metric
 from tests.trainer_toys import Regression, noisy_mapper
 
 

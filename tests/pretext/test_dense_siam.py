@@ -13,9 +13,9 @@ from d2_unsupdet.config import add_unsupdet_config
 from d2_unsupdet.engine.config import load_config
 from d2_unsupdet.engine.sync_batch_norm import resolve_sync_bn, use_sync_bn
 from d2_unsupdet.errors import UserError
+from d2_unsupdet.metrics import drain_metrics
 from d2_unsupdet.pretext import DenseSiam
 from d2_unsupdet.pretext.correspondence import correspondence
-from d2_unsupdet.pretext.metrics import drain_metrics
 from tests.pretext.test_correspondence import GRID, SIDE, bilinear, in_view, shared_point
 from tests.pretext.test_correspondence import crops as crops_of
 from tests.pretext.tiny import paired_batch, parameters, tiny_resnet

@@ -15,9 +15,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from d2_unsupdet.engine.sync_batch_norm import resolve_sync_bn, use_sync_bn
 from d2_unsupdet.errors import UserError
+from d2_unsupdet.metrics import drain_metrics
 from d2_unsupdet.pretext import DenseSiamSegmentor
 from d2_unsupdet.pretext.dense_siam_segmentor import replay
-from d2_unsupdet.pretext.metrics import drain_metrics
 from d2_unsupdet.pretext.overlap import ViewGeometry
 from tests.pretext.tiny import parameters, tiny_resnet
 from tests.ranks import run_ranks

@@ -15,8 +15,8 @@ from torchvision.ops import roi_align
 from d2_unsupdet.config import add_unsupdet_config
 from d2_unsupdet.engine.sync_batch_norm import resolve_sync_bn, use_sync_bn
 from d2_unsupdet.errors import UserError
+from d2_unsupdet.metrics import drain_metrics
 from d2_unsupdet.pretext import DUPR, InfoNCE, MoCoV2
-from d2_unsupdet.pretext.metrics import drain_metrics
 from d2_unsupdet.pretext.overlap import view_geometry
 from tests.pretext.tiny import paired_batch, parameters, tiny_dupr, tiny_moco, tiny_resnet
 from tests.ranks import run_ranks

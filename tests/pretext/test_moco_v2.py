@@ -11,8 +11,8 @@ from detectron2.modeling import build_model
 from d2_unsupdet.config import add_unsupdet_config
 from d2_unsupdet.engine.sync_batch_norm import resolve_sync_bn, use_sync_bn
 from d2_unsupdet.errors import UserError
+from d2_unsupdet.metrics import drain_metrics
 from d2_unsupdet.pretext import MoCoV2
-from d2_unsupdet.pretext.metrics import drain_metrics
 from tests.pretext.tiny import paired_batch, parameters, tiny_moco, tiny_resnet
 from tests.ranks import run_ranks
 

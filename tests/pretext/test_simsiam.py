@@ -14,8 +14,8 @@ from d2_unsupdet.config import add_unsupdet_config
 from d2_unsupdet.engine.config import load_config
 from d2_unsupdet.engine.sync_batch_norm import resolve_sync_bn, use_sync_bn
 from d2_unsupdet.errors import UserError
+from d2_unsupdet.metrics import below_floor, drain_metrics
 from d2_unsupdet.pretext import DenseSiam, SimSiam
-from d2_unsupdet.pretext.metrics import below_floor, drain_metrics
 from tests.pretext.tiny import paired_batch, parameters, tiny_resnet
 from tests.ranks import run_ranks
 

@@ -1,4 +1,4 @@
-"""Metrics of a pretext, kept on the device until somebody asks: no host sync in the forward.
+"""Metrics of a model, kept on the device until somebody asks: no host sync in the forward.
 
 Detectron2's event storage turns every scalar into a Python float at once, which waits for the
 device; here a metric is a running sum, and whoever writes the log line drains the means.

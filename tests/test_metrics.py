@@ -2,7 +2,7 @@
 
 import torch
 
-from d2_unsupdet.pretext.metrics import below_floor, drain_metrics, log_metric
+from d2_unsupdet.metrics import below_floor, drain_metrics, log_metric
 
 
 def test_mean_since_the_last_drain_without_gradient():

@@ -1,0 +1,74 @@
+"""ResNets as DETR-style detectors want them: dilated last stage, and padding that stays silent."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.modeling.backbone.resnet import BottleneckBlock, CNNBlockBase, ResNet
+from torch import Tensor, nn
+
+from d2_unsupdet.errors import UserError
+
+
+def detr_stages(*, depth: int, norm: str, dilated: bool = False) -> list[list[CNNBlockBase]]:
+    """The stages of a ResNet; `dilated` is DC5: res5 at stride 16, dilations (1, 2, 2).
+
+    Detectron2's own RES5_DILATION=2 dilates the first block too, which does not fit the weights.
+    """
+    stages = ResNet.make_default_stages(depth, norm=norm)
+    if not dilated:
+        return stages
+    if depth < 50:
+        raise UserError(f"DC5 needs a ResNet with bottlenecks (50 or 101), not depth {depth}.")
+    stages[-1] = ResNet.make_stage(
+        BottleneckBlock,
+        3,
+        in_channels=1024,
+        out_channels=2048,
+        bottleneck_channels=512,
+        norm=norm,
+        stride_per_block=[1, 1, 1],
+        dilation_per_block=[1, 2, 2],
+    )
+    return stages
+
+
+class DetrResNet(ResNet):
+    """Detectron2's ResNet that can keep the padding of a batch at zero.
+
+    Biases and norms write into the padding, and 3x3 convolutions carry that over the border of a
+    smaller image: its features then depend on its neighbours in the batch.
+
+    Args:
+        mask_padding: set the padding to zero before every convolution that looks around itself.
+        others: as for `ResNet`.
+    """
+
+    def __init__(self, *, mask_padding: bool = False, **others: Any) -> None:
+        super().__init__(**others)
+        self.mask_padding = mask_padding
+        self._sizes: Sequence[tuple[int, int]] = ()
+        self._full: tuple[int, int] = (0, 0)
+        if mask_padding:
+            for module in self.modules():
+                if isinstance(module, nn.Conv2d) and module.kernel_size[0] > 1:
+                    module.register_forward_pre_hook(self._silence)
+
+    def forward(
+        self, x: Tensor, sizes: Sequence[tuple[int, int]] | None = None
+    ) -> dict[str, Tensor]:
+        """`sizes` (h, w) of the images in the padded batch."""
+        if self.mask_padding:
+            self._full = (x.shape[-2], x.shape[-1])
+            self._sizes = [self._full] * len(x) if sizes is None else sizes
+        return super().forward(x)
+
+    def _silence(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
+        (x,) = inputs
+        valid = torch.zeros(len(x), 1, *x.shape[-2:], dtype=torch.bool, device=x.device)
+        for image, (height, width) in enumerate(self._sizes):
+            rows = math.ceil(height / round(self._full[0] / x.shape[-2]))
+            columns = math.ceil(width / round(self._full[1] / x.shape[-1]))
+            valid[image, :, :rows, :columns] = True
+        return (x * valid,)

@@ -1,0 +1,206 @@
+"""The losses of all DETR-style detectors: class, L1 and generalised IoU, of every layer at once."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.distributed as dist
+from detectron2.utils import comm
+from torch import Tensor, nn
+from torchvision.ops import generalized_box_iou_loss
+
+from d2_unsupdet.detectors.assigning import Assigner, Stage, assign
+from d2_unsupdet.detectors.boxes import full_precision, to_xyxy
+from d2_unsupdet.detectors.classification import FocalLoss, SoftmaxLoss
+from d2_unsupdet.detectors.structures import (
+    Decoded,
+    DenoisingQueries,
+    Encoded,
+    Match,
+    Matches,
+    Target,
+)
+from d2_unsupdet.metrics import log_metric
+
+Losses = dict[str, Tensor]
+
+
+class Criterion(nn.Module):
+    """Assign targets, then compare.
+
+    Args:
+        classification: class loss of the decoder.
+        assigner: which query of the decoder learns which target.
+        encoder_assigner: the same for the tokens of the encoder stage; None takes `assigner`.
+        weights: of "ce", "bbox" and "giou".
+        auxiliary: train every decoder layer, not only the last.
+        ignore_padding: tokens of the padding are no negatives of the encoder stage. In the
+            originals they are, so that the loss of an image depends on its neighbours' size.
+    """
+
+    def __init__(
+        self,
+        *,
+        classification: FocalLoss | SoftmaxLoss,
+        assigner: Assigner,
+        encoder_assigner: Assigner | None = None,
+        weights: Mapping[str, float],
+        auxiliary: bool = True,
+        ignore_padding: bool = True,
+    ) -> None:
+        super().__init__()
+        self.classification = classification
+        self.objectness = FocalLoss()
+        self.assigner = assigner
+        self.encoder_assigner = assigner if encoder_assigner is None else encoder_assigner
+        self.weights = dict(weights)
+        self.auxiliary, self.ignore_padding = auxiliary, ignore_padding
+
+    def forward(
+        self,
+        decoded: Decoded,
+        encoded: Encoded,
+        targets: Sequence[Target],
+        *,
+        denoising: DenoisingQueries | None = None,
+        allowed: Tensor | None = None,
+    ) -> tuple[Losses, Matches]:
+        """Weighted losses by name, and the assignment they came from."""
+        count = average_count(targets, decoded.boxes)
+        stages = [(self.assigner, self._decoder_stage(decoded, targets, allowed))]
+        if encoded.proposals is not None:
+            stages.append((self.encoder_assigner, self._encoder_stage(encoded, targets)))
+        matched = assign(stages)
+        losses = self._stage(stages[0][1], matched[0], self.classification, count)
+        result = self._named(losses, "")
+        self._log(stages[0][1], matched[0][-1])
+        if encoded.proposals is not None:
+            losses = self._stage(stages[1][1], matched[1], self.objectness, count)
+            result |= self._named(losses, "_enc")
+        if denoising is not None and decoded.denoising is not None:
+            result |= self._named(self._denoising(decoded.denoising, denoising, count), "_dn")
+        layers = matched[0] if self.auxiliary else matched[0] * len(decoded.boxes)
+        return result, Matches(layers, matched[1][0] if len(matched) > 1 else None)
+
+    def silent_denoising(self, decoded: Decoded) -> Losses:
+        """Zeros under the names of the denoising losses, for a batch without objects."""
+        zero = decoded.boxes.new_zeros(len(decoded.boxes))
+        return self._named(dict.fromkeys(self.weights, zero), "_dn")
+
+    def _decoder_stage(
+        self, decoded: Decoded, targets: Sequence[Target], allowed: Tensor | None
+    ) -> Stage:
+        layers = slice(None) if self.auxiliary else slice(-1, None)
+        reference = decoded.reference
+        return Stage(
+            decoded.logits[layers],
+            decoded.boxes[layers],
+            None if reference is None else reference.detach(),
+            targets,
+            allowed=allowed,
+        )
+
+    def _encoder_stage(self, encoded: Encoded, targets: Sequence[Target]) -> Stage:
+        """Every target is the one class "object"."""
+        found = encoded.proposals
+        assert found is not None
+        objects = [Target(torch.zeros_like(t.labels), t.boxes, t.name) for t in targets]
+        blocked = encoded.mask if self.ignore_padding else None
+        return Stage(found.logits[None], found.boxes[None], found.anchors, objects, blocked)
+
+    def _stage(
+        self, stage: Stage, matched: list[Match], classification: nn.Module, count: Tensor
+    ) -> Losses:
+        """Each loss as a vector (D,)."""
+        layer, image, query, target = flat_index(matched, stage.targets, stage.boxes.device)
+        labels = torch.cat([t.labels for t in stage.targets])[target]
+        goal = torch.cat([t.boxes for t in stage.targets])[target]
+        return {
+            "ce": classification(stage.logits, (layer, image, query), labels, count, stage.blocked),
+            **_box_losses(stage.boxes[layer, image, query], goal, layer, len(stage.boxes), count),
+        }
+
+    def _denoising(self, decoded: Decoded, noised: DenoisingQueries, count: Tensor) -> Losses:
+        """No matching: each slot knows its target. Slots without one are not counted."""
+        layers, slots = len(decoded.boxes), len(noised.labels)
+        logits = decoded.logits[:, noised.image, noised.slot]  # (D, t, K)
+        boxes = decoded.boxes[:, noised.image, noised.slot]
+        device = boxes.device
+        layer = torch.arange(layers, device=device).repeat_interleave(slots)
+        slot = torch.arange(slots, device=device).repeat(layers)
+        index = (layer, torch.zeros_like(layer), slot)
+        count = count * noised.groups
+        return {
+            "ce": self.classification(logits[:, None], index, noised.labels.repeat(layers), count),
+            **_box_losses(
+                boxes.flatten(0, 1), noised.boxes.repeat(layers, 1), layer, layers, count
+            ),
+        }
+
+    def _named(self, losses: Losses, suffix: str) -> Losses:
+        """Weighted, under the originals' names: the last layer's has no number."""
+        result = {}
+        for name, values in losses.items():
+            for layer, value in enumerate(values.unbind()):
+                number = "" if layer == len(values) - 1 else f"_{layer}"
+                result[f"loss_{name}{suffix}{number}"] = value * self.weights[name]
+        return result
+
+    @torch.no_grad()
+    def _log(self, stage: Stage, match: Match) -> None:
+        """Per cent of matched queries of the last layer whose best class is wrong."""
+        _, image, query, target = flat_index([match], stage.targets, stage.boxes.device)
+        if not len(target):
+            return
+        labels = torch.cat([t.labels for t in stage.targets])[target]
+        logits = stage.logits[-1]
+        classes = logits.shape[-1] - self.classification.background
+        best = logits[image, query][:, :classes].argmax(-1)
+        log_metric("class_error", 100 * (best != labels).float())
+        if self.classification.background:
+            found = (logits.argmax(-1) != classes).float().sum(1)
+            objects = found.new_tensor([len(t) for t in stage.targets])
+            log_metric("cardinality_error", (found - objects).abs())
+
+
+def _box_losses(boxes: Tensor, goal: Tensor, layer: Tensor, layers: int, count: Tensor) -> Losses:
+    boxes = full_precision(boxes)
+    goal = goal.to(boxes.dtype)
+    apart = (boxes - goal).abs().sum(1)
+    outside = generalized_box_iou_loss(to_xyxy(boxes), to_xyxy(goal))
+    zero = boxes.new_zeros(layers)
+    return {
+        "bbox": zero.index_add(0, layer, apart) / count,
+        "giou": zero.index_add(0, layer, outside) / count,
+    }
+
+
+def flat_index(
+    matched: Sequence[Match], targets: Sequence[Target], device: torch.device
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """All pairs of all layers: layer, image, query, and target as row of all images' targets."""
+    starts = [0]
+    for target in targets:
+        starts.append(starts[-1] + len(target))
+    columns = [
+        torch.stack(
+            [
+                torch.full_like(query, layer),
+                torch.full_like(query, image),
+                query,
+                chosen + starts[image],
+            ]
+        )
+        for layer, match in enumerate(matched)
+        for image, (query, chosen) in enumerate(zip(match.queries, match.targets, strict=True))
+    ]
+    layer, image, query, chosen = torch.cat(columns, dim=1).to(device, non_blocking=True)
+    return layer, image, query, chosen
+
+
+def average_count(targets: Sequence[Target], like: Tensor) -> Tensor:
+    """Objects a rank, at least 1: what every loss is divided by."""
+    count = torch.tensor(float(sum(map(len, targets))), device=like.device)
+    if comm.get_world_size() > 1:
+        dist.all_reduce(count)
+        count = count / comm.get_world_size()
+    return count.clamp(min=1)

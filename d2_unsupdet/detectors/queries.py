@@ -1,0 +1,170 @@
+"""Where queries come from: learned vectors, learned boxes, or the encoder's proposals.
+
+Regions, (B, M, C) embeddings of image patches, condition them: N / M neighbouring queries share
+one. Each source adds them where its detector looks for an object's identity.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from d2_unsupdet.detectors.boxes import full_precision
+from d2_unsupdet.detectors.denoising import Denoising
+from d2_unsupdet.detectors.layers import MLP, xavier
+from d2_unsupdet.detectors.position import sine_embedding
+from d2_unsupdet.detectors.structures import Encoded, Queries, Target, group_of
+from d2_unsupdet.errors import UserError
+
+
+def repeat_regions(regions: Tensor, queries: int) -> tuple[Tensor, Tensor]:
+    """Regions (B, M, C) to (B, N, C), one copy for each query of a group, and the groups (N,)."""
+    count = regions.shape[1]
+    if count == 0 or queries % count:
+        raise UserError(
+            f"{queries} queries cannot be shared equally by {count} regions: choose a number of "
+            f"regions that divides {queries}."
+        )
+    group = group_of(queries, count, regions.device)
+    return regions[:, group], group
+
+
+class LearnedQueries(nn.Module):
+    """Learned queries: DETR, Conditional DETR and one-stage Deformable DETR.
+
+    Args:
+        num_queries: N.
+        dim: channels.
+        content: learn the content too; otherwise it starts at zero.
+        reference: "none"; "point" for a linear layer from position to a point; "mlp" for two.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_queries: int,
+        dim: int = 256,
+        content: bool = False,
+        reference: str = "none",
+    ) -> None:
+        super().__init__()
+        self.num_queries, self.dim, self.content = num_queries, dim, content
+        self.embed = nn.Embedding(num_queries, dim * (2 if content else 1))
+        self.reference: nn.Module | None
+        if reference == "point":
+            self.reference = nn.Linear(dim, 2)
+            xavier(self.reference)
+            nn.init.zeros_(self.reference.bias)
+        elif reference == "mlp":
+            self.reference = MLP(dim, dim, 2)
+            xavier(self.reference)
+        elif reference == "none":
+            self.reference = None
+        else:
+            raise UserError(f"LearnedQueries knows reference none, point and mlp, not {reference}.")
+
+    def forward(
+        self,
+        encoded: Encoded,
+        regions: Tensor | None = None,
+        targets: list[Target] | None = None,
+    ) -> Queries:
+        batch = len(encoded.memory)
+        position = self.embed.weight[:, : self.dim].expand(batch, -1, -1)
+        content = (
+            self.embed.weight[:, self.dim :].expand(batch, -1, -1)
+            if self.content
+            else torch.zeros_like(position)
+        )
+        group = None
+        if regions is not None:
+            added, group = repeat_regions(regions, self.num_queries)
+            position = position + added
+        logit = None if self.reference is None else self.reference(position)
+        return Queries(content, position, logit, group)
+
+
+class LearnedAnchors(nn.Module):
+    """Learned boxes and contents: DAB-Deformable-DETR (arXiv:2201.12329), with `denoising` DN-DAB-.
+
+    Args:
+        num_queries: N.
+        dim: channels.
+        denoising: adds noised ground truth in training; the last content channel then says which.
+    """
+
+    def __init__(
+        self, *, num_queries: int, dim: int = 256, denoising: Denoising | None = None
+    ) -> None:
+        super().__init__()
+        self.num_queries = num_queries
+        self.content = nn.Embedding(num_queries, dim - (denoising is not None))
+        self.anchors = nn.Embedding(num_queries, 4)  # as logits
+        self.denoising = denoising
+
+    def forward(
+        self,
+        encoded: Encoded,
+        regions: Tensor | None = None,
+        targets: list[Target] | None = None,
+    ) -> Queries:
+        batch = len(encoded.memory)
+        content = self.content.weight.expand(batch, -1, -1)
+        group, noised = None, None
+        if regions is not None:
+            added, group = repeat_regions(regions, self.num_queries)
+            content = content + added[..., : content.shape[-1]]
+        if self.denoising is not None:
+            content = torch.nn.functional.pad(content, (0, 1))  # the indicator: not denoising
+            if self.training and targets is not None:
+                noised = self.denoising(targets)
+                # Without any object the table still takes part: all ranks wait for its gradient.
+                content = content + 0 * self.denoising.labels.weight[0, 0]
+        anchors = self.anchors.weight.expand(batch, -1, -1)
+        return Queries(content, None, anchors, group, noised)
+
+
+class ProposalQueries(nn.Module):
+    """The encoder's proposals: two-stage Deformable DETR and DETA.
+
+    Place and content both come from the box; DETA adds what the encoder saw there.
+
+    Args:
+        dim: channels.
+        token_content: add the proposal's token to the content.
+    """
+
+    def __init__(self, *, dim: int = 256, token_content: bool = False) -> None:
+        super().__init__()
+        self.dim = dim
+        self.position_proj, self.position_norm = nn.Linear(2 * dim, 2 * dim), nn.LayerNorm(2 * dim)
+        self.content_proj = nn.Linear(dim, dim) if token_content else None
+        self.content_norm = nn.LayerNorm(dim) if token_content else None
+        xavier(self)
+
+    def forward(
+        self,
+        encoded: Encoded,
+        regions: Tensor | None = None,
+        targets: list[Target] | None = None,
+    ) -> Queries:
+        found = encoded.proposals
+        if found is None:
+            raise UserError("ProposalQueries needs model.proposals=Proposals(...).")
+        logit = found.take(found.boxes_logit).detach()
+        tokens, group = found.take(found.tokens).detach(), None
+        if regions is not None:  # the best ones, once for each region
+            share = logit.shape[1] // regions.shape[1]
+            if share == 0:
+                raise UserError(
+                    f"{logit.shape[1]} proposals are fewer than the {regions.shape[1]} regions."
+                )
+            copies = (1, regions.shape[1], 1)
+            logit, tokens = logit[:, :share].repeat(copies), tokens[:, :share].repeat(copies)
+            regions, group = repeat_regions(regions, logit.shape[1])
+        place = sine_embedding(full_precision(logit).sigmoid(), dim=self.dim // 2)
+        embedded = self.position_norm(self.position_proj(place.to(tokens.dtype)))
+        position, content = embedded.chunk(2, dim=-1)
+        if self.content_proj is not None and self.content_norm is not None:
+            content = content + self.content_norm(self.content_proj(tokens))
+        if regions is not None:
+            content = content + regions
+        return Queries(content, position, logit, group)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from d2_unsupdet.detectors.structures import Match, Target
+from d2_unsupdet.detectors.transfer import to_host
 
 
 @dataclass(frozen=True)
@@ -47,17 +48,8 @@ class Assigner(Protocol):
 def assign(stages: Sequence[tuple[Assigner, Stage]]) -> list[list[Match]]:
     """The matches of all stages, with one wait for the device."""
     asked = [assigner.ask(stage) for assigner, stage in stages]
-    arrived = iter(_to_host([tensor for tensors in asked for tensor in tensors]))
+    arrived = iter(to_host([tensor for tensors in asked for tensor in tensors]))
     result = []
     for (assigner, stage), tensors in zip(stages, asked, strict=True):
         result.append(assigner.answer(stage, [next(arrived) for _ in tensors]))
     return result
-
-
-def _to_host(tensors: list[Tensor]) -> list[Tensor]:
-    if not tensors:
-        return []
-    dtype = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
-    flat = torch.cat([t.detach().to(dtype).flatten() for t in tensors]).cpu()
-    parts = flat.split([t.numel() for t in tensors])
-    return [part.view(t.shape) for part, t in zip(parts, tensors, strict=True)]

@@ -19,6 +19,7 @@ from d2_unsupdet.detectors.structures import (
     Matches,
     Target,
 )
+from d2_unsupdet.detectors.transfer import to_device
 from d2_unsupdet.metrics import log_metric
 
 Losses = dict[str, Tensor]
@@ -158,7 +159,7 @@ class Criterion(nn.Module):
         log_metric("class_error", 100 * (best != labels).float())
         if self.classification.background:
             found = (logits.argmax(-1) != classes).float().sum(1)
-            objects = found.new_tensor([len(t) for t in stage.targets])
+            objects = to_device([len(t) for t in stage.targets], found.device)
             log_metric("cardinality_error", (found - objects).abs())
 
 
@@ -199,7 +200,7 @@ def flat_index(
 
 def average_count(targets: Sequence[Target], like: Tensor) -> Tensor:
     """Objects a rank, at least 1: what every loss is divided by."""
-    count = torch.tensor(float(sum(map(len, targets))), device=like.device)
+    count = to_device([float(sum(map(len, targets)))], like.device)
     if comm.get_world_size() > 1:
         dist.all_reduce(count)
         count = count / comm.get_world_size()

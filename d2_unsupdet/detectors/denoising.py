@@ -85,4 +85,6 @@ def _places(
     within = torch.cat([torch.arange(n) for n in counts]).repeat(groups)
     copy = torch.arange(groups).repeat_interleave(sum(counts))
     group = torch.arange(groups).repeat_interleave(most)
-    return image.to(device), (copy * most + within).to(device), group.to(device)
+    places = (image, copy * most + within, group)
+    on_device = [place.to(device, non_blocking=True) for place in places]
+    return on_device[0], on_device[1], on_device[2]

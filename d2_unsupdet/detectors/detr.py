@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.modeling.backbone import Backbone
@@ -22,7 +21,7 @@ from d2_unsupdet.detectors.criterion import Criterion
 from d2_unsupdet.detectors.decoder import Decoder
 from d2_unsupdet.detectors.encoder import Encoder
 from d2_unsupdet.detectors.heads import Heads
-from d2_unsupdet.detectors.neck import Neck
+from d2_unsupdet.detectors.neck import Neck, resized_mask
 from d2_unsupdet.detectors.postprocess import BestClass, SuppressedPairs, TopPairs
 from d2_unsupdet.detectors.proposals import Proposals
 from d2_unsupdet.detectors.queries import LearnedAnchors, LearnedQueries, ProposalQueries
@@ -33,8 +32,8 @@ from d2_unsupdet.detectors.structures import (
     Matches,
     Queries,
     Target,
-    sizes_tensor,
 )
+from d2_unsupdet.detectors.transfer import to_device
 from d2_unsupdet.errors import UserError
 
 
@@ -156,7 +155,7 @@ class DETR(nn.Module):
             maps = self.backbone(tensor, images.image_sizes)
         else:
             maps = self.backbone(tensor)
-        sizes = sizes_tensor(images.image_sizes, tensor.device)
+        sizes = to_device(images.image_sizes, tensor.device, torch.int64)
         rows = torch.arange(tensor.shape[-2], device=tensor.device)
         columns = torch.arange(tensor.shape[-1], device=tensor.device)
         outside_y = rows >= sizes[:, :1]
@@ -166,9 +165,9 @@ class DETR(nn.Module):
 
     def encode(self, features: Features) -> Encoded:
         """Tokens of all levels that have seen each other, and proposals of two-stage detectors."""
-        maps = self.neck(features.maps)
-        whole = features.mask[:, None].float()
-        masks = [F.interpolate(whole, size=m.shape[-2:])[:, 0].bool() for m in maps]
+        silent = getattr(self.backbone, "mask_padding", False)
+        maps = self.neck(features.maps, features.mask if silent else None)
+        masks = [resized_mask(features.mask, (m.shape[-2], m.shape[-1])) for m in maps]
         encoded = self.encoder(maps, masks, [self.position(mask) for mask in masks])
         if self.proposals is None:
             return encoded

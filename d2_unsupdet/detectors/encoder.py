@@ -9,6 +9,7 @@ from d2_unsupdet.detectors.attention import MultiHeadAttention
 from d2_unsupdet.detectors.deformable_attention import DeformableAttention
 from d2_unsupdet.detectors.layers import FeedForward, xavier
 from d2_unsupdet.detectors.structures import Encoded
+from d2_unsupdet.detectors.transfer import to_device
 from d2_unsupdet.errors import UserError
 
 
@@ -198,6 +199,6 @@ def token_centres(shapes: Sequence[tuple[int, int]], valid_ratios: Tensor) -> Te
             ],
             dim=-1,
         )
-        size = valid_ratios[:, level] * valid_ratios.new_tensor([width, height])
+        size = valid_ratios[:, level] * to_device([width, height], valid_ratios.device)
         centres.append(grid.flatten(0, 1).to(valid_ratios.dtype) / size[:, None])
     return torch.cat(centres, dim=1)

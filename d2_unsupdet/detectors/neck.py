@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d2_unsupdet.errors import UserError
@@ -18,8 +19,12 @@ class Level(nn.Module):
             nn.init.xavier_uniform_(self.conv.weight)
             nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.conv(x))
+    def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
+        """`padding` (B, H, W) at full size keeps what stands there out of the result."""
+        if padding is None:
+            return self.norm(self.conv(x))
+        x = self.conv(x.masked_fill(_mask_like(x, padding), 0))
+        return masked_norm(self.norm, x, _mask_like(x, padding))
 
 
 class Neck(nn.Module):
@@ -54,10 +59,34 @@ class Neck(nn.Module):
             made.append(Level(dim if number else in_channels[-1], dim, kernel=3, norm=norm))
         self.levels = nn.ModuleList(made)
 
-    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        result = [level(x) for level, x in zip(self.levels, maps, strict=False)]
+    def forward(self, maps: Sequence[Tensor], padding: Tensor | None = None) -> list[Tensor]:
+        result = [level(x, padding) for level, x in zip(self.levels, maps, strict=False)]
         x = maps[-1]
         for level in list(self.levels)[len(maps) :]:
-            x = level(x)
+            x = level(x, padding)
             result.append(x)
         return result
+
+
+def resized_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """A (B, H, W) mask at the size of a map, nearest neighbour as in all originals."""
+    return F.interpolate(mask[:, None].float(), size=size)[:, 0].bool()
+
+
+def masked_norm(norm: nn.Module, x: Tensor, padding: Tensor) -> Tensor:
+    """A group norm whose statistics are those of the unpadded cells; padding becomes zero."""
+    if not isinstance(norm, nn.GroupNorm):
+        return norm(x).masked_fill(padding, 0)
+    grouped = x.unflatten(1, (norm.num_groups, -1)).flatten(2)  # (B, groups, values)
+    width = x.shape[1] // norm.num_groups
+    weight = (~padding).to(x.dtype).expand(-1, width, -1, -1).flatten(1)[:, None]
+    count = weight.sum(-1, keepdim=True).clamp(min=1)
+    mean = (grouped * weight).sum(-1, keepdim=True) / count
+    variance = ((grouped - mean).square() * weight).sum(-1, keepdim=True) / count
+    scaled = ((grouped - mean) * (variance + norm.eps).rsqrt()).view_as(x)
+    scaled = scaled * norm.weight[:, None, None] + norm.bias[:, None, None]
+    return scaled.masked_fill(padding, 0)
+
+
+def _mask_like(x: Tensor, padding: Tensor) -> Tensor:
+    return resized_mask(padding, (x.shape[-2], x.shape[-1]))[:, None]

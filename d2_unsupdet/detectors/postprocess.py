@@ -8,6 +8,7 @@ from torchvision.ops import batched_nms
 
 from d2_unsupdet.detectors.boxes import full_precision, to_xyxy
 from d2_unsupdet.detectors.structures import Detections
+from d2_unsupdet.detectors.transfer import to_device
 
 Sizes = Sequence[tuple[int, int]]
 
@@ -74,5 +75,5 @@ def best_pairs(
 
 
 def _pixels(boxes: Tensor, sizes: Sizes) -> Tensor:
-    scale = boxes.new_tensor([(w, h, w, h) for h, w in sizes])
+    scale = to_device([(w, h, w, h) for h, w in sizes], boxes.device)
     return to_xyxy(boxes) * scale[:, None]

@@ -49,7 +49,7 @@ class SpreadTokens(nn.Module):
         level = torch.cat(
             [torch.full((h * w,), i, device=rank.device) for i, (h, w) in enumerate(shapes)]
         )
-        kept = self._survivors(rank, boxes, level, len(shapes))
+        kept = self._survivors(rank, boxes, level, shapes)
         order = rank.argsort(dim=1, descending=True, stable=True)
         kept = kept.gather(1, order)
         own = F.one_hot(level[order], len(shapes)) * kept[..., None]
@@ -67,20 +67,20 @@ class SpreadTokens(nn.Module):
         first = chosen.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :count]
         return order.gather(1, first)
 
-    def _survivors(self, rank: Tensor, boxes: Tensor, level: Tensor, levels: int) -> Tensor:
+    def _survivors(self, rank: Tensor, boxes: Tensor, level: Tensor, shapes: Shapes) -> Tensor:
         """(B, S) bool: among its level's best and not suppressed."""
         kept = torch.zeros_like(rank, dtype=torch.bool)
-        best = []
-        for number in range(levels):
-            tokens = (level == number).nonzero().flatten()
-            top = rank[:, tokens].topk(min(self.candidates, len(tokens)), dim=1).indices
-            best.append(tokens[top])
+        best, start = [], 0
+        for height, width in shapes:
+            part = rank[:, start : start + height * width]
+            best.append(start + part.topk(min(self.candidates, part.shape[1]), dim=1).indices)
+            start += height * width
         index = torch.cat(best, dim=1)  # (B, candidates)
         image = torch.arange(len(rank), device=rank.device)[:, None].expand_as(index)
         image, index = image.flatten(), index.flatten()
         scores = rank[image, index]
         corners = to_xyxy(boxes[image, index]).clamp(0, 1)
-        left = batched_nms(corners, scores, image * levels + level[index], self.threshold)
+        left = batched_nms(corners, scores, image * len(shapes) + level[index], self.threshold)
         kept[image[left], index[left]] = scores[left] > -math.inf
         return kept
 

@@ -4,7 +4,6 @@ B images, S tokens of all levels, N queries, D decoder layers, C channels, K cla
 True on padding; boxes are (cx, cy, w, h), normalised by the unpadded image.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -207,8 +206,3 @@ class Detections:
 def group_of(queries: int, regions: int, device: torch.device) -> Tensor:
     """(N,) the region of each query: N / M neighbours share one."""
     return torch.arange(queries, device=device) // (queries // regions)
-
-
-def sizes_tensor(sizes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
-    """(B, 2) heights and widths."""
-    return torch.tensor([list(map(int, size)) for size in sizes], device=device)

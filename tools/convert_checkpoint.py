@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Convert weights between layouts: torchvision, MoCo, SimSiam, SwAV and Detectron2.
+"""Convert weights between layouts: torchvision, MoCo, SimSiam, SwAV, DETRs and Detectron2.
 
 The suffix of DST (.safetensors, .pkl or .pth) says in which kind of file they are written.
 """
@@ -13,7 +13,7 @@ from d2_unsupdet.cli import run_tool
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    known = "\n".join(f"  {entry.name:12} {entry.about}" for entry in FORMATS.values())
+    known = "\n".join(f"  {entry.name:22} {entry.about}" for entry in FORMATS.values())
     result = argparse.ArgumentParser(
         description=__doc__,
         epilog=f"formats:\n{known}",
@@ -23,6 +23,13 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("dst", type=Path, metavar="DST")
     result.add_argument("--from", dest="source", metavar="F", help="layout of SRC (detected)")
     result.add_argument("--to", dest="target", metavar="F", default="detectron2", help="of DST")
+    result.add_argument(
+        "--classes",
+        metavar="C",
+        default="keep",
+        help="class heads of a DETR: keep, coco80 (91 COCO ids to 80), drop, or a JSON file "
+        "with a list of row numbers",
+    )
     result.add_argument("--sha256", metavar="HEX", help="refuse SRC if this is not its hash")
     result.add_argument(
         "--allow-unsafe",
@@ -36,7 +43,7 @@ def main() -> None:
     """Read, convert, write, report."""
     args = parser().parse_args()
     loaded = read_weights(args.src, allow_unsafe=args.allow_unsafe, expected_sha256=args.sha256)
-    state, report = convert(loaded.state, args.source, args.target)
+    state, report = convert(loaded.state, args.source, args.target, classes=args.classes)
     write_weights(args.dst, state, meta={"source": args.src.name, "layout": report.target})
     print(f"{report}\nwrote {args.dst}")
 

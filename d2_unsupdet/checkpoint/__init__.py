@@ -12,7 +12,8 @@ from d2_unsupdet.checkpoint.files import (
     sha256,
     write_json,
 )
-from d2_unsupdet.checkpoint.formats import FORMATS, Format, detect, get_format
+from d2_unsupdet.checkpoint.formats import FORMATS, detect, get_format
+from d2_unsupdet.checkpoint.layout import Format
 from d2_unsupdet.checkpoint.load import load_weights, match_names
 from d2_unsupdet.checkpoint.report import LoadReport
 

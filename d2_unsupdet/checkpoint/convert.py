@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 
 import torch
 
-from d2_unsupdet.checkpoint.formats import FORMATS, HUB, Format, detect, get_format
+from d2_unsupdet.checkpoint.class_heads import KEEP, choose_classes, class_rows, has_class_heads
+from d2_unsupdet.checkpoint.detr_names import check_parts
+from d2_unsupdet.checkpoint.formats import FORMATS, HUB, detect, get_format
+from d2_unsupdet.checkpoint.layout import Format, State
 from d2_unsupdet.checkpoint.resnet import COUNTER, Completeness, bare_name, check_resnet
 from d2_unsupdet.errors import UserError
 
 log = logging.getLogger(__name__)
-
-State = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,9 @@ class ConversionReport:
 
     Args:
         depth: of the ResNet found, None if the layout does not hold one.
-        names: source name -> target name.
+        names: source name -> target name; tensors that were joined share one.
         dropped: source name -> reason.
+        classes: name of ours -> which rows of a class head were taken.
     """
 
     source: str
@@ -31,12 +33,15 @@ class ConversionReport:
     depth: int | None
     names: dict[str, str]
     dropped: dict[str, str] = field(default_factory=dict)
+    classes: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         net = f", ResNet-{self.depth}" if self.depth else ""
         lines = [f"{self.source} -> {self.target}{net}: {len(self.names)} tensors converted"]
         for reason, count in Counter(self.dropped.values()).items():
             lines.append(f"  {count} dropped ({reason})")
+        for said, count in Counter(self.classes.values()).items():
+            lines.append(f"  {count} tensors of class heads: {said}")
         return "\n".join(lines)
 
 
@@ -55,21 +60,81 @@ def convert(
     state: Mapping[str, torch.Tensor],
     source: str | Format | None = None,
     target: str = HUB,
+    *,
+    classes: str = KEEP,
 ) -> tuple[State, ConversionReport]:
-    """Rename `state` from `source` (detected when None) to `target`; the tensors are not copied."""
+    """Rename `state` from `source` (detected when None) to `target`; most tensors are not copied.
+
+    Args:
+        classes: of a DETR's class heads: `keep`, `coco80` (91 COCO ids to 80 classes), `drop`, or a
+            JSON file with a list of row numbers.
+    """
     found = detect(state) if source is None else _as_format(source)
     goal = get_format(target)
     if goal.back is None:
         possible = ", ".join(f.name for f in FORMATS.values() if f.back is not None)
         raise UserError(f"Nothing can be converted to {target}; possible are {possible}.")
+    hub, names, dropped = _to_hub(found, state)
+    depth = _check_whole(found, hub)
+    chosen = class_rows(classes)
+    said: dict[str, str] = {}
+    if chosen:
+        hub, said = choose_classes(hub, chosen)
+        dropped |= {old: said[new] for old, new in names.items() if new not in hub}
+        names = {old: new for old, new in names.items() if new in hub}
+        said = {new: why for new, why in said.items() if new in hub}
+    if goal.detector:
+        result, names = _write_detector(goal, hub, names)
+    else:
+        moves = {new: new for new in hub}
+        if goal.name != HUB:
+            moves, lost = _leave_hub(goal, moves, {})
+            dropped |= {old: lost[new] for old, new in names.items() if new in lost}
+        _check_unique(moves)
+        names = {old: moves[new] for old, new in names.items() if new in moves}
+        result = {moves[new]: tensor for new, tensor in hub.items() if new in moves}
+    return result, ConversionReport(found.name, goal.name, depth, names, dropped, said)
+
+
+def _to_hub(
+    found: Format, state: Mapping[str, torch.Tensor]
+) -> tuple[State, dict[str, str], dict[str, str]]:
+    """The state under our names, source name -> ours, and what was dropped for which reason."""
     dropped = {name: why for name in state if (why := found.drop_reason(name))}
-    names = {name: found.to_hub(name) for name in state if name not in dropped}
-    depth = _check_whole(found, {hub: state[name] for name, hub in names.items()})
-    if goal.name != HUB:
-        names, dropped = _leave_hub(goal, names, dropped)
-    _check_unique(names)
-    report = ConversionReport(found.name, goal.name, depth, names, dropped)
-    return {new: state[old] for old, new in names.items()}, report
+    if found.arrange is None:
+        names = {name: found.to_hub(name) for name in state if name not in dropped}
+        _check_unique(names)
+        hub = {new: state[old] for old, new in names.items()}
+    else:
+        kept = {found.strip(name): name for name in state if name not in dropped}
+        arranged = found.arrange({bare: state[name] for bare, name in kept.items()})
+        dropped |= {kept[bare]: why for bare, why in arranged.dropped.items()}
+        ours = {name: found.to_hub(name) for name in arranged.state}
+        _check_unique(ours)
+        names = {kept[bare]: ours[new] for bare, new in arranged.origin.items()}
+        hub = {ours[name]: tensor for name, tensor in arranged.state.items()}
+    if found.detector:
+        check_parts(hub)
+    return hub, names, dropped
+
+
+def _write_detector(
+    goal: Format, hub: State, names: dict[str, str]
+) -> tuple[State, dict[str, str]]:
+    """A whole detector under the names of its origin; it must be one of that kind."""
+    if not has_class_heads(hub):
+        raise UserError(f"Only a whole detector can become {goal.name}; this file has no heads.")
+    check_parts(hub)
+    moves = {new: goal.from_hub(new) for new in hub}
+    result = {moves[new]: tensor for new, tensor in hub.items()}
+    if goal.restore:
+        result = goal.restore(result)
+    if not goal.fits(result):
+        raise UserError(f"The file holds another detector than {goal.name}: change --to.")
+    lost = [new for new, name in moves.items() if name == new]
+    if lost:
+        raise UserError(f"{goal.name} has no place for {len(lost)} tensors ({lost[0]}, ...).")
+    return result, {old: moves[new] for old, new in names.items()}
 
 
 def _as_format(source: str | Format) -> Format:

@@ -78,6 +78,8 @@ FORMATS: dict[str, Format] = {
             ),
             renames=_FROM_TORCHVISION,
         ),
+        *OFFICIAL,
+        *HUGGING_FACE,
     )
 }
 

@@ -15,6 +15,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from d2_unsupdet.checkpoint.class_heads import (
+    ENCODER_STAGE,
+    KEEP,
+    choose_classes,
+    class_rows,
+    has_class_heads,
+)
 from d2_unsupdet.checkpoint.convert import convert, parameter_count
 from d2_unsupdet.checkpoint.files import read_weights
 from d2_unsupdet.checkpoint.formats import FORMATS, HUB
@@ -37,6 +44,7 @@ def load_weights(
     allow_mismatch: Sequence[str] = (),
     allow_unsafe: bool = False,
     expected_sha256: str | None = None,
+    classes: str = KEEP,
 ) -> LoadReport:
     """Load a file (or a state dict) of any known layout into `model`, or raise a UserError.
 
@@ -48,6 +56,8 @@ def load_weights(
             another shape, e.g. class heads for another number of classes.
         allow_unsafe: run code that the file brings along.
         expected_sha256: refuse the file if this is not its hash (8 digits or more).
+        classes: of a DETR's class heads: `keep`, `coco80` (91 COCO ids to 80 classes), `drop` (they
+            start anew), or a JSON file with a list of row numbers.
     """
     if isinstance(source, Mapping):
         label, state = "the given state", dict(source)
@@ -56,7 +66,8 @@ def load_weights(
         file = read_weights(source, allow_unsafe=allow_unsafe, expected_sha256=expected_sha256)
         state = file.state
     target = {n: t for n, t in model.state_dict().items() if isinstance(t, torch.Tensor)}
-    plan = _plan(label, state, target)
+    plan = _plan(label, state, target, classes)
+    _cut_encoder_stage(plan, target)
     _check_depth(plan, target)
     _drop_misshaped(plan, target, allow_mismatch)
     report = plan.report(target)
@@ -75,6 +86,7 @@ class _Plan:
     names: dict[str, str]  # model name -> name in `state`
     dropped: dict[str, str] = field(default_factory=dict)  # by the layout or by shape -> reason
     misshaped: dict[str, str] = field(default_factory=dict)  # model name -> name in `state`
+    classes: dict[str, str] = field(default_factory=dict)  # class heads: name -> what happened
 
     def report(self, target: State) -> LoadReport:
         used = {*self.names.values(), *self.misshaped.values()}
@@ -88,6 +100,7 @@ class _Plan:
             new={n: target[n].numel() for n in new},
             unused={n: self.state[n].numel() for n in unused},
             dropped=self.dropped,
+            classes=self.classes,
             model_values=parameter_count(target),
             source_values=parameter_count(self.state),
         )
@@ -120,24 +133,46 @@ def _longest_suffix(name: str, names: set[str]) -> str | None:
     return None
 
 
-def _plan(label: str, state: State, target: State) -> _Plan:
+def _plan(label: str, state: State, target: State, classes: str) -> _Plan:
     """Take the names as they are if the model knows most of them; otherwise find the layout."""
     exact = sum(name in target for name in state)
     if 2 * exact >= len(state):
-        return _Plan(label, "same names", state, match_names(target, state))
+        state, dropped, said = _choose(state, classes)
+        return _Plan(label, "same names", state, match_names(target, state), dropped, classes=said)
     layouts = [entry for entry in FORMATS.values() if entry.fits(state)]
     if len(layouts) != 1:
         return _Plan(label, "unknown layout", state, match_names(target, state))
-    dropped: dict[str, str] = {}
     if layouts[0].name != HUB:
-        state, converted = convert(state, layouts[0])
-        dropped = converted.dropped
+        state, converted = convert(state, layouts[0], classes=classes)
+        dropped, said = converted.dropped, converted.classes
+    else:
+        state, dropped, said = _choose(state, classes)
     pairs = match_names(target, state)
     if not any(bare_name(name) for name in pairs):
         # a whole detector with another prefix before its ResNet (FPN's into C4's)
         state = _bare(label, state)
         pairs = match_names(target, state)
-    return _Plan(label, layouts[0].name, state, pairs, dropped)
+    return _Plan(label, layouts[0].name, state, pairs, dropped, classes=said)
+
+
+def _choose(state: State, classes: str) -> tuple[State, dict[str, str], dict[str, str]]:
+    """The state with the class heads asked for, those left out, and those changed."""
+    choice = class_rows(classes)
+    if choice is None:
+        return state, {}, {}
+    state, said = choose_classes(state, choice)
+    left_out = {name: why for name, why in said.items() if name not in state}
+    return state, left_out, {name: why for name, why in said.items() if name in state}
+
+
+def _cut_encoder_stage(plan: _Plan, target: State) -> None:
+    """A model with fewer outputs in the encoder stage takes the first ones: row 0 is objectness."""
+    for name, old in plan.names.items():
+        ours, theirs = len(target[name]) if target[name].dim() else 0, plan.state[old]
+        if ENCODER_STAGE.fullmatch(name) and ours < len(theirs):
+            plan.state = {**plan.state, old: theirs[:ours]}
+            rows = "row 0" if ours == 1 else f"the first {ours} rows"
+            plan.classes[name] = f"{rows} of {len(theirs)} taken for the encoder stage"
 
 
 def _bare(label: str, state: State) -> State:
@@ -185,9 +220,11 @@ def _drop_misshaped(plan: _Plan, target: State, allowed: Sequence[str]) -> None:
             refused.append(f"{name} is {plan.dropped[name]}")
     if refused:
         more = f" and {len(refused) - 3} more" if len(refused) > 3 else ""
+        heads = "heads.classes." in refused[0] and has_class_heads(target)
+        hint = ", set train.init.classes to coco80 or drop (classes in Python)" if heads else ""
         raise UserError(
             f"{plan.label} does not fit: {'; '.join(refused[:3])}{more}; make the model like the "
-            "file (class count, width), or name these tensors in train.init.allow_mismatch "
+            f"file (class count, width){hint}, or name these tensors in train.init.allow_mismatch "
             "(allow_mismatch in Python) to start them anew."
         )
 

@@ -1,7 +1,7 @@
 """What loading did, for people: one line for each part of the model, and the shares."""
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class LoadReport:
         dropped: name -> reason (not part of what was asked for, or another shape).
         model_values: number of values in the model.
         source_values: number of values in the file, without what the layout drops.
+        classes: class head -> which of its rows were taken.
     """
 
     source: str
@@ -27,6 +28,7 @@ class LoadReport:
     dropped: dict[str, str]
     model_values: int
     source_values: int
+    classes: dict[str, str] = field(default_factory=dict)
 
     @property
     def model_share(self) -> float:
@@ -52,6 +54,8 @@ class LoadReport:
         lines += _rows("unused", self.unused)
         for reason, count in Counter(self.dropped.values()).most_common():
             lines.append(f"  dropped  {count:4} tensors: {reason}")
+        for said, count in Counter(self.classes.values()).most_common():
+            lines.append(f"  classes  {count:4} tensors: {said}")
         return "\n".join(lines)
 
 

@@ -108,7 +108,13 @@ def evaluate(plain: dict, options: Mapping[str, Any]) -> None:
         logger.info("evaluating the %s of %s", "moving average" if average else "weights", output)
     else:
         # Every tensor must come from the file: a score of half-loaded weights says nothing.
-        report = load_weights(model, path, allow_unsafe=options["allow_unsafe"], allow_missing=())
+        report = load_weights(
+            model,
+            path,
+            allow_unsafe=options["allow_unsafe"],
+            allow_missing=(),
+            classes=cfg.train.init.classes,
+        )
         logger.info("%s", report)
     results = Evaluation(cfg)(model)
     if comm.is_main_process():

@@ -1,0 +1,1 @@
+"""Equality with official implementations, from golden files and weights made by a rule."""

@@ -13,9 +13,9 @@ from d2_unsupdet.detectors import (
     TopPairs,
 )
 
-from .detr import model as detr
+from .detr import model
 
-model = L(ConditionalDETR)(**{key: value for key, value in detr.items() if key != "_target_"})
+model._target_ = ConditionalDETR
 model.query_source = L(LearnedQueries)(num_queries=300, dim="${..encoder.dim}", reference="mlp")
 model.decoder = L(ConditionalDecoder)(
     dim="${..encoder.dim}",

@@ -9,9 +9,9 @@ from detectron2.config import LazyCall as L
 
 from d2_unsupdet.detectors import DETA, OverlapAssigner, SpreadTokens, SuppressedPairs
 
-from .deformable_detr_two_stage import model as two_stage
+from .deformable_detr_two_stage import model
 
-model = L(DETA)(**{k: v for k, v in two_stage.items() if k != "_target_"})
+model._target_ = DETA
 model.encoder.levels = 5
 model.encoder.ffn_dim = 2048
 model.encoder.dropout = 0.0

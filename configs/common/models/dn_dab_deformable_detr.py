@@ -4,9 +4,9 @@ from detectron2.config import LazyCall as L
 
 from d2_unsupdet.detectors import Denoising, DNDABDeformableDETR
 
-from .dab_deformable_detr import model as dab
+from .dab_deformable_detr import model
 
-model = L(DNDABDeformableDETR)(**{k: v for k, v in dab.items() if k != "_target_"})
+model._target_ = DNDABDeformableDETR
 model.query_source.denoising = L(Denoising)(
     num_classes="${...heads.num_classes}",
     dim="${...encoder.dim}",

@@ -1,0 +1,16 @@
+"""Conditional DETR on VOC 07+12, 50 epochs: COCO's schedule, as Siamese DETR compares.
+
+That paper trains on VOC 2012 alone: dataloader.train.dataset.names=voc_2012_trainval.
+"""
+
+from ...common.data.detr import detr
+from ...common.schedule import multistep
+from ..coco.conditional_detr_r50_50ep import model, optimizer, train
+
+dataloader = detr("voc_2007_trainval,voc_2012_trainval", "voc_2007_test", batch=16)
+
+lr_multiplier = multistep([40], total=50)
+
+train.max_iter = "50 epochs"
+train.eval_period = "5 epochs"
+train.output_dir = "output/finetune/voc_conditional_detr_r50_50ep"

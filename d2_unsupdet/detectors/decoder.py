@@ -68,11 +68,17 @@ class ConditionalPosition(nn.Module):
 
 
 class AnchorPosition(nn.Module):
-    """The place and the size of the reference box: the position of DAB's queries."""
+    """The place and the size of the reference box: the position of DAB's queries.
 
-    def __init__(self, *, dim: int = 256) -> None:
+    Args:
+        dim: channels.
+        padded: measure the box in the padded batch, as the original; otherwise in the image, so
+            that padding changes nothing.
+    """
+
+    def __init__(self, *, dim: int = 256, padded: bool = True) -> None:
         super().__init__()
-        self.dim = dim
+        self.dim, self.padded = dim, padded
         self.scale = MLP(dim, dim, dim)
         self.project = MLP(2 * dim, dim, dim)
 
@@ -84,9 +90,10 @@ class AnchorPosition(nn.Module):
         reference: Tensor,
         encoded: Encoded,
     ) -> tuple[Tensor, Tensor | None]:
-        ratio = encoded.valid_ratios[:, 0]  # the original's choice: the finest level's
-        box = reference * torch.cat([ratio, ratio], dim=-1)[:, None]
-        place = self.project(sine_embedding(box[..., [1, 0, 2, 3]], dim=self.dim // 2))
+        if self.padded:
+            ratio = encoded.valid_ratios[:, 0]  # of the finest level
+            reference = reference * torch.cat([ratio, ratio], dim=-1)[:, None]
+        place = self.project(sine_embedding(reference[..., [1, 0, 2, 3]], dim=self.dim // 2))
         return (place if layer == 0 else place * self.scale(content)), None
 
 
@@ -219,6 +226,7 @@ class DeformableDecoder(Decoder):
         points: that a head reads on each level.
         refine: each layer corrects the boxes of the one before.
         anchor_position: queries have the place of their reference box instead of a learned one.
+        padded_position: as `padded` of `AnchorPosition`.
     """
 
     def __init__(
@@ -233,6 +241,7 @@ class DeformableDecoder(Decoder):
         points: int = 4,
         refine: bool = False,
         anchor_position: bool = False,
+        padded_position: bool = True,
     ) -> None:
         layers = [
             DecoderLayer(
@@ -246,7 +255,7 @@ class DeformableDecoder(Decoder):
             )
             for _ in range(num_layers)
         ]
-        position = AnchorPosition(dim=dim) if anchor_position else None
+        position = AnchorPosition(dim=dim, padded=padded_position) if anchor_position else None
         super().__init__(layers=layers, dim=dim, position=position, refine=refine)
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from d2_unsupdet.detectors.attention import MultiHeadAttention
+from d2_unsupdet.detectors.boxes import full_precision
 from d2_unsupdet.detectors.deformable_attention import DeformableAttention
 from d2_unsupdet.detectors.layers import FeedForward, xavier
 from d2_unsupdet.detectors.structures import Encoded
@@ -93,12 +94,13 @@ class Encoder(nn.Module):
             positions = [p + e for p, e in zip(positions, self.level_embed, strict=True)]
         x = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)
         shapes = [(int(m.shape[-2]), int(m.shape[-1])) for m in maps]
+        exact = full_precision(x).dtype
         encoded = Encoded(
             memory=x,
             mask=torch.cat([mask.flatten(1) for mask in masks], dim=1),
             position=torch.cat(list(positions), dim=1).to(x.dtype),
             shapes=shapes,
-            valid_ratios=torch.stack([valid_ratio(mask) for mask in masks], dim=1).to(x.dtype),
+            valid_ratios=torch.stack([valid_ratio(mask, exact) for mask in masks], dim=1),
         )
         reference = None
         if self.level_embed is not None:
@@ -180,11 +182,11 @@ class DeformableEncoder(Encoder):
         super().__init__(layers=layers, dim=dim, levels=levels)
 
 
-def valid_ratio(mask: Tensor) -> Tensor:
+def valid_ratio(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """(B, H, W) to (B, 2): shares of the width and the height that are no padding."""
     height, width = mask.shape[1:]
     return torch.stack(
-        [(~mask[:, 0]).sum(1).float() / width, (~mask[:, :, 0]).sum(1).float() / height], dim=-1
+        [(~mask[:, 0]).sum(1).to(dtype) / width, (~mask[:, :, 0]).sum(1).to(dtype) / height], dim=-1
     )
 
 

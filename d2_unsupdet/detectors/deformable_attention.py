@@ -1,20 +1,38 @@
 """Multi-scale deformable attention (arXiv:2010.04159): each query reads a few points of each level.
 
-Locations are normalised, x before y, and not clipped; what lies outside a map counts zero.
+Locations are normalised, x before y, and not clipped; what lies outside a map counts zero. Three
+implementations give the same numbers: `reference` (plain torch), `bags` (fast on the CPU) and
+`triton` (CUDA). The device of the tensors decides; `use_implementation` or the environment variable
+D2_UNSUPDET_DEFORMABLE_ATTENTION choose another. The kernel has been run in Triton's interpreter and
+compiled for GPUs, but not yet run on one.
 """
 
+import functools
+import logging
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from d2_unsupdet.availability import is_installed
+from d2_unsupdet.detectors.deformable_attention_bags import bag_levels
+from d2_unsupdet.detectors.deformable_attention_reference import sample_levels
+from d2_unsupdet.errors import UserError
+
+log = logging.getLogger(__name__)
+
+VARIABLE = "D2_UNSUPDET_DEFORMABLE_ATTENTION"
+IMPLEMENTATIONS = ("auto", "reference", "bags", "triton")
+_chosen: list[str] = []  # by `use_implementation`; the innermost is the last
 
 
 def deformable_attention(
     value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
 ) -> Tensor:
-    """Weighted sum of bilinear samples, (B, Nq, heads * width).
+    """Weighted sum of bilinear samples, (B, Nq, heads * width), in the type of `value`.
 
     Args:
         value: (B, S, heads, width), the levels of `shapes` one after the other.
@@ -22,17 +40,64 @@ def deformable_attention(
         locations: (B, Nq, heads, levels, points, 2).
         weights: (B, Nq, heads, levels, points).
     """
-    batch, _, heads, width = value.shape
-    count = locations.shape[1]
-    result = value.new_zeros(batch * heads, width, count)
-    sections = value.split([h * w for h, w in shapes], dim=1)
-    for level, ((h, w), section) in enumerate(zip(shapes, sections, strict=True)):
-        grid_map = section.permute(0, 2, 3, 1).reshape(batch * heads, width, h, w)
-        grid = locations[:, :, :, level].transpose(1, 2).flatten(0, 1) * 2 - 1
-        sampled = F.grid_sample(grid_map, grid, align_corners=False)  # (B * heads, width, Nq, P)
-        weight = weights[:, :, :, level].transpose(1, 2).flatten(0, 1).unsqueeze(1)
-        result = result + (sampled * weight).sum(-1)
-    return result.view(batch, heads * width, count).transpose(1, 2)
+    tokens = sum(h * w for h, w in shapes)
+    if tokens != value.shape[1] or len(shapes) != locations.shape[3]:
+        raise UserError(
+            f"Deformable attention got {value.shape[1]} tokens and locations on "
+            f"{locations.shape[3]} levels for the shapes {list(shapes)}: these are {len(shapes)} "
+            f"levels of together {tokens} tokens, pass the shapes of the maps that the tokens "
+            f"come from."
+        )
+    name = implementation(value)
+    if name == "triton":
+        from d2_unsupdet.detectors.deformable_attention_triton import kernel_levels
+
+        return kernel_levels(value, shapes, locations, weights)
+    return (bag_levels if name == "bags" else sample_levels)(value, shapes, locations, weights)
+
+
+def implementation(value: Tensor) -> str:
+    """The one that `deformable_attention` takes for this tensor."""
+    name = _chosen[-1] if _chosen else _valid(os.environ.get(VARIABLE, "auto"), VARIABLE)
+    if name == "auto":
+        name = _automatic(value.device.type, value.dtype)
+    _log_once(name, value.device.type)
+    return name
+
+
+@contextmanager
+def use_implementation(name: str) -> Iterator[None]:
+    """Within the block `deformable_attention` runs `name`, one of `IMPLEMENTATIONS`."""
+    _chosen.append(_valid(name, "use_implementation"))
+    try:
+        yield
+    finally:
+        _chosen.pop()
+
+
+def _valid(name: str, source: str) -> str:
+    if name not in IMPLEMENTATIONS:
+        raise UserError(
+            f"{source} names the deformable attention '{name}', which does not exist: choose one "
+            f"of {', '.join(IMPLEMENTATIONS)}."
+        )
+    if name == "triton" and not is_installed("triton"):
+        raise UserError(f"{source} asks for Triton, which is not installed: pip install triton.")
+    return name
+
+
+def _automatic(device: str, dtype: torch.dtype) -> str:
+    if device == "cpu":
+        return "bags"
+    if device == "cuda" and dtype != torch.float64 and is_installed("triton"):
+        return "triton"
+    return "reference"
+
+
+@functools.cache
+def _log_once(name: str, device: str) -> None:
+    note = "; its kernel has not yet been run on a GPU by its authors" if name == "triton" else ""
+    log.info("Deformable attention on %s: %s%s (%s switches).", device, name, note, VARIABLE)
 
 
 class DeformableAttention(nn.Module):
@@ -47,6 +112,11 @@ class DeformableAttention(nn.Module):
 
     def __init__(self, *, dim: int = 256, heads: int = 8, levels: int = 4, points: int = 4) -> None:
         super().__init__()
+        if dim % heads:
+            raise UserError(
+                f"Deformable attention cannot split dim={dim} into heads={heads} of one width: "
+                f"choose heads that divide dim."
+            )
         self.heads, self.levels, self.points = heads, levels, points
         self.sampling_offsets = nn.Linear(dim, heads * levels * points * 2)
         self.attention_weights = nn.Linear(dim, heads * levels * points)
@@ -86,20 +156,33 @@ class DeformableAttention(nn.Module):
             shapes: (height, width) of each level.
             mask: (B, S), True on padding.
         """
-        batch, count, _ = query.shape
         value = self.value_proj(value)
         if mask is not None:
             value = value.masked_fill(mask[..., None], 0)
-        value = value.view(batch, value.shape[1], self.heads, -1)
-        offsets = self.sampling_offsets(query)
-        offsets = offsets.view(batch, count, self.heads, self.levels, self.points, 2)
-        weights = self.attention_weights(query).view(batch, count, self.heads, -1).softmax(-1)
-        weights = weights.view(batch, count, self.heads, self.levels, self.points)
-        anchor = reference[:, :, None, :, None, :2]
-        if reference.shape[-1] == 2:
-            size = offsets.new_tensor([(w, h) for h, w in shapes])[None, None, None, :, None]
-            locations = anchor + offsets / size
-        else:
-            extent = reference[:, :, None, :, None, 2:]
-            locations = anchor + offsets * extent * (0.5 / self.points)
+        value = value.unflatten(-1, (self.heads, -1))
+        locations, weights = self.points_of(query, reference, shapes)
         return self.output_proj(deformable_attention(value, shapes, locations, weights))
+
+    def points_of(
+        self, query: Tensor, reference: Tensor, shapes: Sequence[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor]:
+        """Where each query looks, (B, Nq, heads, levels, points, 2), and how much it takes of it.
+
+        Never in half precision: bf16 cannot tell neighbouring pixels of a large map apart.
+        """
+        if reference.shape[-2:] not in ((self.levels, 2), (self.levels, 4)):
+            raise UserError(
+                f"Deformable attention got references of shape {tuple(reference.shape)}: the last "
+                f"two sizes have to be {self.levels} levels and 2 (points) or 4 (boxes)."
+            )
+        offsets, scores = self.sampling_offsets(query), self.attention_weights(query)
+        exact = torch.promote_types(offsets.dtype, torch.float32)
+        offsets = offsets.to(exact).unflatten(-1, (self.heads, self.levels, self.points, 2))
+        weights = scores.to(exact).unflatten(-1, (self.heads, -1)).softmax(-1)
+        weights = weights.unflatten(-1, (self.levels, self.points))
+        reference = reference.to(exact)[:, :, None, :, None]  # (B, Nq, 1, levels, 1, 2|4)
+        if reference.shape[-1] == 2:
+            step = 1 / offsets.new_tensor([(w, h) for h, w in shapes])[:, None]
+        else:
+            step = reference[..., 2:] * (0.5 / self.points)
+        return torch.addcmul(reference[..., :2], offsets, step), weights

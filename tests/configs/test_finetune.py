@@ -1,4 +1,4 @@
-"""Finetuning recipes: they resolve to plain files, and say the same as their YAML twins."""
+"""R-CNN's and RetinaNet's recipes resolve to plain files, and say what their YAML twins say."""
 
 from pathlib import Path
 
@@ -11,7 +11,8 @@ from d2_unsupdet.data.catalog import split_names
 from d2_unsupdet.engine.config import load_config, resolve_class_count, to_plain
 
 FINETUNE = Path(__file__).parents[2] / "configs/finetune"
-RECIPES = sorted(p for p in FINETUNE.rglob("*.py"))
+ALL = sorted(FINETUNE.rglob("*.py"))
+RECIPES = [p for p in ALL if "rcnn" in p.stem or "retinanet" in p.stem]
 TWINS = [p for p in RECIPES if p.with_suffix(".yaml").exists()]
 
 
@@ -20,7 +21,7 @@ def name(path: Path) -> str:
 
 
 def test_every_yaml_has_a_recipe():
-    assert {p.with_suffix(".py") for p in FINETUNE.rglob("*.yaml")} <= set(RECIPES)
+    assert {p.with_suffix(".py") for p in FINETUNE.rglob("*.yaml")} <= set(ALL)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=name)

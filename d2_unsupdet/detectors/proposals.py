@@ -100,6 +100,8 @@ class Proposals(nn.Module):
             0.5; all released code has 0.05 * 2^l).
         select: `TopTokens` or `SpreadTokens`.
         prior: probability that the classifier starts from.
+        ignore_padding: tokens of the padding, and those without a usable anchor, are chosen last.
+            In the originals their one common score competes with the others'.
     """
 
     def __init__(
@@ -112,9 +114,10 @@ class Proposals(nn.Module):
         anchor_growth: float = 2.0,
         select: nn.Module | None = None,
         prior: float = 0.01,
+        ignore_padding: bool = True,
     ) -> None:
         super().__init__()
-        self.num_proposals = num_proposals
+        self.num_proposals, self.ignore_padding = num_proposals, ignore_padding
         self.anchor_size, self.anchor_growth = anchor_size, anchor_growth
         self.select = TopTokens() if select is None else select
         self.project, self.norm = nn.Linear(dim, dim), nn.LayerNorm(dim)
@@ -130,7 +133,9 @@ class Proposals(nn.Module):
         boxes_logit = full_precision(self.boxes(tokens)) + anchors_logit
         with torch.no_grad():
             # Tokens of the padding never count as better than others, so padding changes nothing.
-            rank = full_precision(logits[..., 0]).masked_fill(~usable, -math.inf)
+            rank = full_precision(logits[..., 0])
+            if self.ignore_padding:
+                rank = rank.masked_fill(~usable, -math.inf)
             count = min(self.num_proposals, rank.shape[1])
             boxes = boxes_logit.sigmoid()
             selected = self.select(rank, boxes, encoded.shapes, count)

@@ -26,6 +26,20 @@ C4 = [
     "model.roi_heads.batch_size_per_image=8",
     "model.proposal_generator.post_nms_topk=[20,10]",
 ]
+DETR = [
+    *COMMON,
+    "dataloader.train.total_batch_size=2",
+    "dataloader.train.mapper.augmentations.1.tfm_or_aug.augs.0.short_edge_length=[80]",
+    "dataloader.train.mapper.augmentations.2.short_edge_length=[64]",
+    "dataloader.test.mapper.augmentations.0.short_edge_length=64",
+    "dataloader.test.num_workers=0",
+    "train.pictures=1",
+    "model.backbone.stages.depth=18",
+    "model.encoder.dim=64",
+    "model.encoder.ffn_dim=64",
+    "model.encoder.num_layers=1",
+    "model.decoder.num_layers=2",
+]
 PAIRED = [
     *COMMON,
     "dataloader.train.total_batch_size=4",
@@ -42,6 +56,8 @@ def data(tmp_path_factory):
     layouts.write_voc(root, "VOC2007", {"trainval": records[:2], "test": records[2:]})
     layouts.write_voc(root, "VOC2012", {"trainval": records[:1]})
     layouts.write_coco(root, {"train2017": records[:2], "val2017": records[2:]})
+    train, val = ("train2017", records[:2]), ("val2017", records[2:])
+    layouts.write_lvis(root, {"train": train, "val": val})
     layouts.write_cityscapes(root, {"train": records[:2], "val": records[2:]})
     layouts.write_imagenet(root, records)
     return root
@@ -89,6 +105,25 @@ def test_detectors(config, options, scores, data, tmp_path, monkeypatch):
     if "cityscapes" in config:  # its own scores need a package that is not core
         options += ["dataloader.evaluator._target_=d2_unsupdet.evaluation.CocoEvaluator"]
     assert set(run_and_resume(config, tmp_path, *options)["result"]) == scores
+
+
+@pytest.mark.parametrize(
+    "config, scores",
+    [
+        ("coco/detr_r50_300ep.py", {"bbox"}),
+        ("voc/conditional_detr_r50_50ep.py", {"bbox", "bbox_coco"}),
+        ("coco/deformable_detr_r50_50ep.py", {"bbox"}),
+        ("coco/deformable_detr_r50_two_stage_50ep.py", {"bbox"}),
+        ("voc/dab_deformable_detr_r50_50ep.py", {"bbox", "bbox_coco"}),
+        ("coco/dn_dab_deformable_detr_r50_50ep.py", {"bbox"}),
+        ("lvis/deta_r50_24ep.py", {"bbox"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_detr_family(config, scores, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(data))
+    summary = run_and_resume(f"finetune/{config}", tmp_path, *DETR)
+    assert set(summary["result"]) == scores
 
 
 @pytest.mark.parametrize(

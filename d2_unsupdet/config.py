@@ -53,3 +53,32 @@ def add_unsupdet_config(cfg: CfgNode) -> None:
     cfg.MODEL.DENSE_SIAM.REGION_START = 0.8  # share of the run
     cfg.MODEL.DENSE_SIAM.REGION_TEMPERATURE = 0.1
     cfg.MODEL.DENSE_SIAM.REGIONS = 64  # an image; 0 takes all
+
+    # The DETR family (META_ARCHITECTURE DETR, ConditionalDETR, DeformableDETR, DABDeformableDETR,
+    # DNDABDeformableDETR, DETA). None takes the architecture's own value, which stands with all
+    # others in detectors/yaml_settings.py; a key that an architecture does not read is refused.
+    # Of Detectron2's keys RESNETS.*, PIXEL_*, INPUT.FORMAT and TEST.DETECTIONS_PER_IMAGE count too.
+    cfg.MODEL.DETR = CfgNode()
+    cfg.MODEL.DETR.NUM_CLASSES = 80
+    cfg.MODEL.DETR.MASK_PADDING = False  # BACKBONE.NAME "build_detr_resnet_backbone" only
+    cfg.MODEL.DETR.SIZE_DIVISIBILITY = 0  # of padded batches; 0 is what the backbone needs
+    cfg.MODEL.DETR.DEEP_SUPERVISION = True  # losses on every decoder layer
+    for key in (
+        *("IN_FEATURES", "HIDDEN_DIM", "NHEADS", "ENC_LAYERS", "DEC_LAYERS", "DIM_FEEDFORWARD"),
+        *("DROPOUT", "PRE_NORM", "POSITION_EMBEDDING", "NUM_OBJECT_QUERIES"),
+        *("CLASS_WEIGHT", "L1_WEIGHT", "GIOU_WEIGHT", "NO_OBJECT_WEIGHT"),
+        *("CLASS_COST", "L1_COST", "GIOU_COST"),
+        *("LEVELS", "POINTS", "REFINE", "TWO_STAGE", "IGNORE_PADDING", "SCORE_CHANNELS"),
+        *("DN_GROUPS", "DN_LABEL_NOISE", "DN_BOX_NOISE"),
+        # DETA; ENC_* is the encoder stage, its IOU_THRESHOLDS background's and objects'
+        *("ASSIGNER", "IOU_THRESHOLD", "POSITIVE_FRACTION", "QUERIES_PER_OBJECT", "BALANCE"),
+        *("ENC_ASSIGNER", "ENC_IOU_THRESHOLDS", "ENC_POSITIVE_FRACTION", "ENC_BATCH_SIZE"),
+        *("PROPOSAL_TOPK", "PROPOSAL_NMS_THRESH", "TOPK_CANDIDATES_TEST", "NMS_THRESH_TEST"),
+    ):
+        cfg.MODEL.DETR[key] = None
+
+    # The engine's additions to Detectron2's sections.
+    cfg.SOLVER.OPTIMIZER = "SGD"  # or "AdamW"
+    cfg.SOLVER.LR_FACTORS = []  # [pattern of parameter names, factor on BASE_LR]; the first counts
+    cfg.INPUT.CROP.PROB = 1.0  # share of the images that are cropped
+    cfg.INPUT.CROP.SHORT_EDGES = ()  # a crop is taken after a resize to one of these lengths

@@ -5,7 +5,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from detectron2.modeling.backbone.resnet import BottleneckBlock, CNNBlockBase, ResNet
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY
+from detectron2.modeling.backbone.resnet import (
+    BottleneckBlock,
+    CNNBlockBase,
+    ResNet,
+    build_resnet_backbone,
+)
 from torch import Tensor, nn
 
 from d2_unsupdet.errors import UserError
@@ -72,3 +80,29 @@ class DetrResNet(ResNet):
             columns = math.ceil(width / round(self._full[1] / x.shape[-1]))
             valid[image, :, :rows, :columns] = True
         return (x * valid,)
+
+
+@BACKBONE_REGISTRY.register()
+def build_detr_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> DetrResNet:
+    """Detectron2's ResNet from the usual keys; RES5_DILATION 2 is DC5 as DETR's weights want it."""
+    keys = cfg.MODEL.RESNETS
+    dilated = keys.RES5_DILATION == 2
+    if dilated and (keys.NUM_GROUPS, keys.WIDTH_PER_GROUP) != (1, 64):
+        raise UserError(
+            f"DC5 is not built for MODEL.RESNETS.NUM_GROUPS={keys.NUM_GROUPS} and WIDTH_PER_GROUP="
+            f"{keys.WIDTH_PER_GROUP}: take 1 and 64, or RES5_DILATION 1."
+        )
+    undilated = cfg.clone()
+    undilated.defrost()
+    undilated.MODEL.RESNETS.RES5_DILATION = 1
+    plain = build_resnet_backbone(undilated, input_shape)
+    stages = [list(stage) for stage in plain.stages]
+    if dilated and "res5" in keys.OUT_FEATURES:
+        stages[-1] = detr_stages(depth=keys.DEPTH, norm=keys.NORM, dilated=True)[-1]
+    return DetrResNet(
+        stem=plain.stem,
+        stages=stages,
+        out_features=keys.OUT_FEATURES,
+        freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
+        mask_padding=cfg.MODEL.DETR.MASK_PADDING,
+    )

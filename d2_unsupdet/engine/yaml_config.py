@@ -28,18 +28,20 @@ from d2_unsupdet.data import (
     catalog,
     get_dataset,
 )
+from d2_unsupdet.detectors.yaml_settings import ARCHITECTURES
 from d2_unsupdet.engine.defaults import TRAIN
 from d2_unsupdet.engine.optim import parameter_groups
 from d2_unsupdet.engine.schedule import to_iterations
 from d2_unsupdet.errors import UserError, nearest
 from d2_unsupdet.evaluation import build_evaluator
 
-# Where each of Detectron2's architectures keeps its class count, and of which classes.
+# Where each architecture of Detectron2 and of ours keeps its class count, and of which classes.
 CLASS_KEYS = {
     "RetinaNet": ("RETINANET", "thing"),
     "GeneralizedRCNN": ("ROI_HEADS", "thing"),
     "PanopticFPN": ("ROI_HEADS", "thing"),
     "SemanticSegmentor": ("SEM_SEG_HEAD", "stuff"),
+    **dict.fromkeys(ARCHITECTURES, ("DETR", "thing")),
 }
 
 # Keys that Detectron2's own trainer reads and this engine does not.
@@ -134,23 +136,39 @@ def to_lazy(cfg: CfgNode) -> DictConfig:
     content = {
         "model": L(model_from_yaml)(cfg_text=cfg.dump()),
         "dataloader": _paired(cfg) if pretext else _detection(cfg),
-        "optimizer": L(torch.optim.SGD)(
-            params=L(parameter_groups)(
-                base_lr="${..lr}",
-                weight_decay="${..weight_decay}",
-                norm_weight_decay=solver.WEIGHT_DECAY_NORM,
-                bias_weight_decay=solver.WEIGHT_DECAY_BIAS,
-                rules=[{"match": fixed, "fixed_lr": True}] if fixed else [],
-            ),
-            lr=solver.BASE_LR,
-            momentum=solver.MOMENTUM,
-            nesterov=solver.NESTEROV,
-            weight_decay=solver.WEIGHT_DECAY,
-        ),
+        "optimizer": _optimizer(solver, fixed),
         "lr_multiplier": _multiplier(solver),
         "train": _train(cfg, pretext),
     }
     return DictConfig(content, flags={"allow_objects": True})
+
+
+def _optimizer(solver: CfgNode, fixed: str | None) -> Any:
+    rules = [{"match": fixed, "fixed_lr": True}] if fixed else []
+    for rule in solver.LR_FACTORS:
+        if [type(x) for x in rule] not in ([str, float], [str, int]):
+            raise UserError(
+                f"SOLVER.LR_FACTORS has {rule!r}; write a pattern of parameter names and a factor, "
+                "['^backbone', 0.1]."
+            )
+        rules.append({"match": rule[0], "lr_factor": rule[1]})
+    shared = {
+        "params": L(parameter_groups)(
+            base_lr="${..lr}",
+            weight_decay="${..weight_decay}",
+            norm_weight_decay=solver.WEIGHT_DECAY_NORM,
+            bias_weight_decay=solver.WEIGHT_DECAY_BIAS,
+            rules=rules,
+        ),
+        "lr": solver.BASE_LR,
+        "weight_decay": solver.WEIGHT_DECAY,
+    }
+    if solver.OPTIMIZER == "AdamW":
+        return L(torch.optim.AdamW)(**shared, betas=(0.9, 0.999))
+    if solver.OPTIMIZER == "SGD":
+        momentum = {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}
+        return L(torch.optim.SGD)(**shared, **momentum)
+    raise UserError(f"SOLVER.OPTIMIZER='{solver.OPTIMIZER}' is not one of SGD, AdamW.")
 
 
 def _architecture(name: str) -> type[nn.Module]:
@@ -263,21 +281,31 @@ def _paired(cfg: CfgNode) -> dict[str, Any]:
     }
 
 
-def _detection(cfg: CfgNode) -> dict[str, Any]:
-    inputs, workers = cfg.INPUT, cfg.DATALOADER.NUM_WORKERS
-    train_augmentations = [
-        L(T.ResizeShortestEdge)(
-            short_edge_length=list(inputs.MIN_SIZE_TRAIN),
-            max_size=inputs.MAX_SIZE_TRAIN,
-            sample_style=inputs.MIN_SIZE_TRAIN_SAMPLING,
-        )
-    ]
-    if inputs.CROP.ENABLED:
-        crop = L(T.RandomCrop)(crop_type=inputs.CROP.TYPE, crop_size=list(inputs.CROP.SIZE))
-        train_augmentations.insert(0, crop)
+def _train_augmentations(inputs: CfgNode) -> list[Any]:
+    resize = L(T.ResizeShortestEdge)(
+        short_edge_length=list(inputs.MIN_SIZE_TRAIN),
+        max_size=inputs.MAX_SIZE_TRAIN,
+        sample_style=inputs.MIN_SIZE_TRAIN_SAMPLING,
+    )
+    flip = []
     if inputs.RANDOM_FLIP != "none":
         horizontal = inputs.RANDOM_FLIP == "horizontal"
-        train_augmentations.append(L(T.RandomFlip)(horizontal=horizontal, vertical=not horizontal))
+        flip = [L(T.RandomFlip)(horizontal=horizontal, vertical=not horizontal)]
+    if not inputs.CROP.ENABLED:
+        return [resize, *flip]
+    crop = L(T.RandomCrop)(crop_type=inputs.CROP.TYPE, crop_size=list(inputs.CROP.SIZE))
+    if not inputs.CROP.SHORT_EDGES and inputs.CROP.PROB == 1:
+        return [crop, resize, *flip]
+    # The order of the DETR family: the same draws as configs/common/data/detr.py.
+    if inputs.CROP.SHORT_EDGES:
+        edges = list(inputs.CROP.SHORT_EDGES)
+        first = L(T.ResizeShortestEdge)(short_edge_length=edges, sample_style="choice")
+        crop = L(T.AugmentationList)(augs=[first, crop])
+    return [*flip, L(T.RandomApply)(tfm_or_aug=crop, prob=inputs.CROP.PROB), resize]
+
+
+def _detection(cfg: CfgNode) -> dict[str, Any]:
+    inputs, workers = cfg.INPUT, cfg.DATALOADER.NUM_WORKERS
     test_augmentations = [
         L(T.ResizeShortestEdge)(
             short_edge_length=inputs.MIN_SIZE_TEST, max_size=inputs.MAX_SIZE_TEST
@@ -292,7 +320,7 @@ def _detection(cfg: CfgNode) -> dict[str, Any]:
             ),
             mapper=L(DetectionMapper)(
                 is_train=True,
-                augmentations=train_augmentations,
+                augmentations=_train_augmentations(inputs),
                 image_format=inputs.FORMAT,
                 use_instance_mask=cfg.MODEL.MASK_ON,
                 instance_mask_format=inputs.MASK_FORMAT,

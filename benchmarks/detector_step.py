@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""One training step (forward, loss, backward): our detectors beside Hugging Face's Deformable DETR.
+"""One training step (forward, loss, backward): ours beside Hugging Face's Deformable DETR.
 
-python benchmarks/detector_step.py               # two 480 x 640 images, several minutes on two cores
+python benchmarks/detector_step.py               # two 480 x 640 images, some minutes
 python benchmarks/detector_step.py --quick       # one image of 256 x 256
 python benchmarks/detector_step.py --device cuda --height 800 --width 1216
 
 Both sides have a ResNet-50 with frozen norms, stem and res2, 91 classes, losses on all layers, and
-see the same images and boxes; steps alternate, and the best of each side counts. Hugging Face has no
+see the same images and boxes; steps alternate, the best of each side counts. Hugging Face has no
 maintained DETA: the opponent of ours is its two-stage Deformable DETR with DETA's five levels, 900
 queries and wider feed-forward blocks, which assigns one to one and suppresses nothing.
 """

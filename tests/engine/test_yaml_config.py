@@ -80,6 +80,7 @@ def test_shipped_files_load(path):
         ("GeneralizedRCNN", "ROI_HEADS", THREE),
         ("RetinaNet", "RETINANET", THREE),
         ("SemanticSegmentor", "SEM_SEG_HEAD", STUFF),
+        ("DeformableDETR", "DETR", THREE),
     ],
 )
 def test_the_data_give_the_class_count(load, tmp_path, architecture, section, data):

@@ -36,10 +36,7 @@ class Golden:
     def read(cls, path: Path) -> "Golden":
         manifest = json.loads(path.read_text(encoding="utf-8"))
         with np.load(path.with_suffix(".npz")) as file:
-            arrays = {name: torch.from_numpy(np.ascontiguousarray(file[name])) for name in file}
-        # np.ascontiguousarray makes scalars one-dimensional
-        shapes = manifest.get("arrays", {})
-        arrays = {n: t.reshape(shapes[n]["shape"]) if n in shapes else t for n, t in arrays.items()}
+            arrays = {name: torch.from_numpy(np.array(file[name])) for name in file}
         return cls(path, manifest, arrays)
 
     @property

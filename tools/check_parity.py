@@ -1,0 +1,49 @@
+#!/usr/bin/env python
+"""Compare our detectors and operators with golden outputs of the official implementations.
+
+Each model is built from our config, its weights are made under the official names and converted.
+Every recorded array gets a row: name, kind, largest absolute and relative difference, tolerance.
+"""
+
+import argparse
+from pathlib import Path
+
+from d2_unsupdet.cli import run_tool
+from d2_unsupdet.parity.directory import Outcome, check_directory
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    result.add_argument("folder", type=Path, metavar="DIR", help="golden files, *.json and *.npz")
+    result.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these files alone")
+    result.add_argument("--failures", action="store_true", help="print only rows that fail")
+    return result
+
+
+def main() -> int:
+    """0 if every row passes."""
+    args = parser().parse_args()
+    passed = failures = 0
+    for outcome in check_directory(args.folder, args.only):
+        good = sum(row.passed for row in outcome.rows)
+        passed, failures = passed + good, failures + len(outcome.rows) - good
+        _print(outcome, good, only_failures=args.failures)
+    print(f"{passed} passed, {failures} failed")
+    return int(failures > 0 or passed == 0)
+
+
+def _print(outcome: Outcome, good: int, *, only_failures: bool) -> None:
+    if outcome.skipped:
+        print(f"{outcome.name}: not compared, {outcome.skipped}", flush=True)
+        return
+    print(f"{outcome.name} ({outcome.repository}): {good} of {len(outcome.rows)} rows pass")
+    for row in outcome.rows:
+        if not (only_failures and row.passed):
+            print(f"  {row}", flush=True)
+
+
+if __name__ == "__main__":
+    run_tool(main)

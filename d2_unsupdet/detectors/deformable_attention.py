@@ -61,7 +61,8 @@ def implementation(value: Tensor) -> str:
     name = _chosen[-1] if _chosen else _valid(os.environ.get(VARIABLE, "auto"), VARIABLE)
     if name == "auto":
         name = _automatic(value.device.type, value.dtype)
-    _log_once(name, value.device.type)
+    if not torch.compiler.is_compiling():
+        _log_once(name, value.device.type)
     return name
 
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+@torch.compiler.disable  # one break of the graph; tracing the backward pass would make many
 def bag_levels(
     value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
 ) -> Tensor:

@@ -180,6 +180,21 @@ def test_not_a_number_stays_one_and_harms_no_other_query(name):
     assert found.isfinite().all()
 
 
+@pytest.mark.parametrize(("name", "breaks"), [("reference", 0), ("bags", 1)])
+def test_compiled(name, breaks):
+    """The reference compiles as one graph, the bags stay outside of it."""
+    torch._dynamo.reset()
+    attention = DeformableAttention(dim=16, heads=2, levels=2, points=2)
+    memory = torch.randn(1, 16, 16, requires_grad=True)
+    inputs = torch.randn(1, 6, 16), torch.rand(1, 6, 2, 2), memory, [(3, 4), (2, 2)]
+    with use_implementation(name):
+        assert torch._dynamo.explain(attention)(*inputs).graph_break_count == breaks
+        plain, compiled = attention(*inputs), torch.compile(attention, backend="eager")(*inputs)
+    torch.testing.assert_close(compiled, plain)
+    grads = [torch.autograd.grad(out.square().sum(), memory)[0] for out in (plain, compiled)]
+    torch.testing.assert_close(*grads)
+
+
 def test_no_queries():
     inputs = case([(3, 4)], queries=0)
     grad = torch.zeros(2, 0, 12, dtype=torch.float64)

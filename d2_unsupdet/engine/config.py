@@ -6,6 +6,7 @@ or a parameter of the `_target_`; Detectron2 v0.6 would add anything else in sil
 """
 
 import inspect
+import logging
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from d2_unsupdet.engine.defaults import TRAIN
 from d2_unsupdet.errors import UserError, nearest
 
+logger = logging.getLogger(__name__)
 SECTIONS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 
 
@@ -102,6 +104,22 @@ def apply_override(cfg: DictConfig, override: str) -> None:
         raise UserError(f"Override '{override}' is not of the form key=value.")
     check_key(cfg, key)
     OmegaConf.update(cfg, key, _parse_value(text), merge=True)
+    path, _, last = key.rpartition(".")
+    if last == "_target_":
+        _drop_foreign(OmegaConf.select(cfg, path) if path else cfg, path)
+
+
+def _drop_foreign(part: DictConfig, path: str) -> None:
+    """Another part takes over: settings of the one before that it does not know go, said."""
+    accepted = _parameters(part, path)
+    if accepted is None or "**" in accepted:
+        return
+    foreign = [key for key in map(str, part.keys()) if key not in {*accepted, "_target_"}]
+    for key in foreign:
+        del part[key]
+    if foreign:
+        names = ", ".join(foreign)
+        logger.warning("%s is now another part, which has no %s: left out.", path, names)
 
 
 def _parse_value(text: str) -> Any:

@@ -47,6 +47,14 @@ def test_overrides_reach_keys_and_parameters_of_the_target(recipe):
     assert isinstance(instantiate(cfg.model), nn.Conv2d)
 
 
+def test_another_part_leaves_out_what_only_the_one_before_knew(recipe, caplog):
+    given = ["model.padding=1", "model._target_=torch.nn.AvgPool2d", "model.stride=2"]
+    cfg = load_config(str(recipe), given)
+    pool = instantiate(cfg.model)
+    assert isinstance(pool, nn.AvgPool2d) and (pool.padding, pool.stride) == (1, 2)
+    assert "model is now another part, which has no in_channels, out_channels" in caplog.text
+
+
 @pytest.mark.parametrize(
     "override, sentence",
     [

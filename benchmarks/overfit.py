@@ -41,7 +41,7 @@ OVERRIDES = [
     "dataloader.test.num_workers=0",
     "train.eval_period=100",
     "train.log_period=50",
-    "train.writers=[json]",
+    "train.writers=[]",
 ]
 
 

@@ -24,6 +24,9 @@ Shapes = Sequence[tuple[int, int]]
 class TopTokens(nn.Module):
     """The tokens with the highest objectness."""
 
+    def __init__(self) -> None:  # without it, nn.Module's takes any keyword
+        super().__init__()
+
     def forward(self, rank: Tensor, boxes: Tensor, shapes: Shapes, count: int) -> Tensor:
         return rank.topk(count, dim=1).indices
 

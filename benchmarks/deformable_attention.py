@@ -6,9 +6,9 @@ python benchmarks/deformable_attention.py --device cuda --dtype bf16 --batch 2
 python benchmarks/deformable_attention.py --quick          # a quarter of the size, half a minute
 
 `stacked` is the usual formulation in plain torch, which holds the samples of all levels in one
-buffer; the others are ours. Each figure is of a process of its own. The time is the median of the
-repetitions; the peak is the largest resident size less what there was before, on CUDA the
-allocator's.
+buffer; the others are ours. Each implementation has a process of its own. The time is the median of
+the repetitions, on a CPU that of the processor on one thread, so that other work changes it little;
+the peak is the largest resident size less what there was before, on CUDA the allocator's.
 """
 
 import argparse
@@ -70,33 +70,43 @@ def inputs(options: argparse.Namespace) -> tuple[list[tuple[int, int]], list[Ten
     return shapes, [x.to(options.device) for x in (value, locations, weights)]
 
 
-def measure(options: argparse.Namespace, name: str, backward: bool) -> dict[str, float]:
-    """Median seconds and peak bytes of an implementation in this process."""
-    shapes, tensors = inputs(options)
-    leaves = [x.requires_grad_(backward) for x in tensors]
+def measure(options: argparse.Namespace, name: str) -> list[dict[str, float]]:
+    """Median seconds and peak bytes in this process: forward, then with the backward pass."""
+    if options.device == "cpu":
+        torch.set_num_threads(1)
+    clock = time.process_time if options.device == "cpu" else time.perf_counter
+    shapes, leaves = inputs(options)
     grad = torch.ones(*leaves[1].shape[:2], HEADS * WIDTH, device=options.device)
-
-    def step() -> None:
-        value, locations, weights = leaves
-        if name == "stacked":
-            out = stacked(value, shapes, locations, weights)
-        else:
-            with use_implementation(name):
-                out = deformable_attention(value, shapes, locations, weights)
-        if backward:
-            torch.autograd.grad(out, leaves, grad.to(out.dtype))
-        if options.device == "cuda":
-            torch.cuda.synchronize()
-
     before = peak(options.device)
-    step()  # kernels are compiled, libraries load their buffers
-    used = peak(options.device) - before
-    seconds = []
-    for _ in range(options.repeat):
-        start = time.perf_counter()
-        step()
-        seconds.append(time.perf_counter() - start)
-    return {"seconds": statistics.median(seconds), "bytes": used}
+    found = []
+    for backward in (False, True):
+        for leaf in leaves:
+            leaf.requires_grad_(backward)
+        seconds = []
+        for _ in range(options.repeat + 1):
+            start = clock()
+            step(name, shapes, leaves, grad if backward else None)
+            seconds.append(clock() - start)
+        # the first time kernels are compiled and libraries load their buffers
+        used = peak(options.device) - before
+        found.append({"seconds": statistics.median(seconds[1:]), "bytes": used})
+    return found
+
+
+def step(
+    name: str, shapes: list[tuple[int, int]], leaves: list[Tensor], grad: Tensor | None
+) -> None:
+    """One pass; with a gradient of the result both."""
+    value, locations, weights = leaves
+    if name == "stacked":
+        out = stacked(value, shapes, locations, weights)
+    else:
+        with use_implementation(name):
+            out = deformable_attention(value, shapes, locations, weights)
+    if grad is not None:
+        torch.autograd.grad(out, leaves, grad.to(out.dtype))
+    if out.is_cuda:
+        torch.cuda.synchronize()
 
 
 def peak(device: str) -> int:
@@ -126,26 +136,22 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def in_a_process(options: argparse.Namespace, case: str, name: str) -> list[dict[str, float]]:
-    """Forward, and forward with backward, each in a fresh process: a peak never sinks again."""
-    command = [sys.executable, __file__, "--case", case, "--size", *map(str, options.size)]
+    """`measure` alone in a fresh process: a peak never sinks again."""
+    command = [sys.executable, __file__, "--case", case, "--only", name]
+    command += ["--size", *map(str, options.size)]
     for key in ("device", "dtype", "batch", "repeat"):
         command += [f"--{key}", str(getattr(options, key))]
-    found = []
-    for only in (f"{name}:forward", f"{name}:both"):
-        run = subprocess.run([*command, "--only", only], check=True, capture_output=True)
-        found.append(json.loads(run.stdout))
-    return found
+    run = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    return json.loads(run.stdout)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table, a row for each case and implementation."""
     options = parse(argv)
     if options.only:
-        name, what = options.only.split(":")
-        print(json.dumps(measure(options, name, what == "both")))
+        print(json.dumps(measure(options, options.only)))
         return 0
-    names = ["stacked", "reference", "bags"] if options.device == "cpu" else [
-        "stacked", "reference", "triton"]  # fmt: skip
+    names = ["stacked", "reference", "bags" if options.device == "cpu" else "triton"]
     height, width = options.size
     print(f"{options.device}, {options.dtype}, batch {options.batch}, {height} x {width} pixels")
     head = f"{'forward ms':>11} {'MB':>6} {'+ backward ms':>14} {'MB':>6}"
@@ -155,7 +161,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             one, both = in_a_process(options, case, name)
             print(
                 f"{case:<22}{name:<11}{one['seconds'] * 1e3:11.1f} {one['bytes'] / 1e6:6.0f} "
-                f"{both['seconds'] * 1e3:14.1f} {both['bytes'] / 1e6:6.0f}"
+                f"{both['seconds'] * 1e3:14.1f} {both['bytes'] / 1e6:6.0f}",
+                flush=True,
             )
     return 0
 

@@ -1,0 +1,35 @@
+"""The benchmark of deformable attention compares things that are equal."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+from d2_unsupdet.detectors.deformable_attention import deformable_attention
+
+PATH = Path(__file__).resolve().parents[2] / "benchmarks" / "deformable_attention.py"
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    spec = importlib.util.spec_from_file_location("deformable_attention_benchmark", PATH)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("case", ["encoder", "DETA decoder"])
+def test_the_stacked_formulation_is_the_same_attention(benchmark, case):
+    options = benchmark.parse(["--case", case, "--size", "64", "90", "--batch", "2"])
+    shapes, tensors = benchmark.inputs(options)
+    assert shapes[:2] == [(8, 12), (4, 6)]
+    found = benchmark.stacked(tensors[0], shapes, *tensors[1:])
+    torch.testing.assert_close(found, deformable_attention(tensors[0], shapes, *tensors[1:]))
+
+
+def test_forward_and_backward_are_measured(benchmark, monkeypatch):
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    options = benchmark.parse(["--case", "encoder", "--size", "32", "32", "--repeat", "1"])
+    forward, both = benchmark.measure(options, "reference")
+    assert forward["seconds"] > 0 and 0 <= forward["bytes"] <= both["bytes"]

@@ -152,12 +152,13 @@ class ProposalQueries(nn.Module):
         logit = found.take(found.boxes_logit).detach()
         tokens, group = found.take(found.tokens).detach(), None
         if regions is not None:  # the best ones, once for each region
-            share = logit.shape[1] // regions.shape[1]
-            if share == 0:
+            count = regions.shape[1]
+            if not 0 < count <= logit.shape[1]:
                 raise UserError(
-                    f"{logit.shape[1]} proposals are fewer than the {regions.shape[1]} regions."
+                    f"{logit.shape[1]} proposals cannot be shared by {count} regions: choose from "
+                    f"1 to {logit.shape[1]}."
                 )
-            copies = (1, regions.shape[1], 1)
+            share, copies = logit.shape[1] // count, (1, count, 1)
             logit, tokens = logit[:, :share].repeat(copies), tokens[:, :share].repeat(copies)
             regions, group = repeat_regions(regions, logit.shape[1])
         place = sine_embedding(full_precision(logit).sigmoid(), dim=self.dim // 2)

@@ -178,7 +178,7 @@ def test_regions_that_do_not_divide_the_queries_are_refused(name):
     model = tiny_detr(name).eval()
     encoded = model.encode(model.features(model.preprocess(batch_of(1))))
     many = 13 if name in TWO_STAGE else 5
-    with pytest.raises(UserError, match="divides|fewer than the 13 regions"):
+    with pytest.raises(UserError, match="divides|shared by 13 regions"):
         model.queries(encoded, torch.zeros(1, many, 64))
 
 

@@ -1,4 +1,6 @@
-"""Time for memory: stem and residual blocks keep only their input and run again in the backward.
+"""Time for memory: blocks and layers keep only their input and run again in the backward.
+
+Stem and residual blocks of a ResNet, and the layers of a transformer.
 
 Batch norm would count the second run in its running statistics; it is told not to.
 """
@@ -12,6 +14,11 @@ import torch
 from detectron2.modeling.backbone.resnet import ResNetBlockBase
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+
+from d2_unsupdet.detectors.decoder import DecoderLayer
+from d2_unsupdet.detectors.encoder import EncoderLayer
+
+BLOCKS = (ResNetBlockBase, EncoderLayer, DecoderLayer)
 
 
 @contextmanager
@@ -37,20 +44,20 @@ def _contexts(block: nn.Module) -> tuple[AbstractContextManager, AbstractContext
     return nullcontext(), _statistics_kept(block)
 
 
-def _run(block: nn.Module, forward: Any, x: torch.Tensor) -> torch.Tensor:
+def _run(block: nn.Module, forward: Any, *inputs: Any) -> torch.Tensor:
     if not (torch.is_grad_enabled() and block.training):
-        return forward(x)
+        return forward(*inputs)
     return checkpoint(
-        forward, x, use_reentrant=False, context_fn=functools.partial(_contexts, block)
+        forward, *inputs, use_reentrant=False, context_fn=functools.partial(_contexts, block)
     )
 
 
 def checkpoint_blocks(model: nn.Module) -> int:
-    """Checkpoint stem and residual blocks that train; returns how many. State-dict keys stay."""
+    """Checkpoint the blocks and layers that train; returns how many. State-dict keys stay."""
     blocks = [
         m
         for m in model.modules()
-        if isinstance(m, ResNetBlockBase) and any(p.requires_grad for p in m.parameters())
+        if isinstance(m, BLOCKS) and any(p.requires_grad for p in m.parameters())
     ]
     for block in blocks:
         block.forward = functools.partial(_run, block, block.forward)  # type: ignore[method-assign]

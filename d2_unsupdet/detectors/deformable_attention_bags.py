@@ -7,7 +7,7 @@ turned around: the samples sorted by the cell they fall in, a cell's bag holds q
 Each map has a border of zeros, so that all four rows of every sample exist.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,16 +126,14 @@ class _Cells:
         return torch.stack([across * self.size[1], along * self.size[0]], dim=-1)
 
 
-def _tables(value: Tensor, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
+def _tables(value: Tensor, shapes: Sequence[tuple[int, int]]) -> Iterator[Tensor]:
     """Of each level (B * M * (h + 2) * (w + 2), d): heads apart, maps in a border of zeros."""
     batch, _, heads, width = value.shape
     exact = torch.promote_types(value.dtype, torch.float32)
-    tables = []
     for (h, w), section in zip(shapes, value.split([h * w for h, w in shapes], dim=1), strict=True):
         table = value.new_zeros(batch, heads, h + 2, w + 2, width, dtype=exact)
         table[:, :, 1:-1, 1:-1] = section.transpose(1, 2).unflatten(2, (h, w))
-        tables.append(table.flatten(0, 3))
-    return tables
+        yield table.flatten(0, 3)
 
 
 def _locate(locations: Tensor, size: tuple[int, int], exact: torch.dtype) -> _Cells:
@@ -187,19 +185,23 @@ def _corner_gradient(table: Tensor, cells: _Cells, rows_grad: Tensor) -> Tensor:
 def _table_gradient(cells: _Cells, share: Tensor, rows_grad: Tensor) -> Tensor:
     """Gradient of a level's table.
 
-    All four rows of the samples of one cell are neighbours of it in the same way: so samples are
-    sorted once, and each corner is a sum over the cells' bags, moved by the corner's step.
+    All four rows of the samples of one cell are neighbours of it in the same way. So many samples
+    are sorted by their cell, once, and each corner is a sum over the cells' bags, moved by the
+    corner's step. Of few samples all rows are sorted, since then writing four tables costs more.
     """
-    batch, heads, _, points = cells.row.shape
+    batch, heads, queries, _ = cells.row.shape
     count = batch * heads * (cells.size[0] + 2) * (cells.size[1] + 2)
-    _, order = torch.sort(cells.row.flatten(), stable=True)
-    starts = F.pad(torch.bincount(cells.row.flatten(), minlength=count).cumsum(0), (1, 0))
-    starts = starts.to(torch.int32)
-    queries = torch.div(order, points, rounding_mode="floor").to(torch.int32)
-    share = share.flatten(0, 3).index_select(0, order).t().contiguous()  # (4, samples)
-    gradient = rows_grad.new_zeros(count, rows_grad.shape[1])
-    for step, corner_share in zip(cells.corners, share, strict=True):
-        moved = _sum_bags(rows_grad, queries, starts, corner_share)
+    few = cells.row.numel() < count
+    steps = (0,) if few else cells.corners
+    places = (cells.rows() if few else cells.row).flatten()
+    _, order = torch.sort(places, stable=True)
+    starts = F.pad(torch.bincount(places, minlength=count).cumsum(0), (1, 0)).to(torch.int32)
+    each = places.numel() // max(1, batch * heads * queries)
+    bags = torch.div(order, max(1, each), rounding_mode="floor").to(torch.int32)
+    share = share.view(-1, len(steps)).index_select(0, order).t().contiguous()
+    gradient = _sum_bags(rows_grad, bags, starts, share[0])
+    for step, corner_share in zip(steps[1:], share[1:], strict=True):
+        moved = _sum_bags(rows_grad, bags, starts, corner_share)
         gradient[step:].add_(moved[: count - step])
     return gradient
 

@@ -34,8 +34,11 @@ class FocalLoss(nn.Module):
     ) -> Tensor:
         """(D, B, N, K) to (D,); `ignored` (B, N) are no negatives either."""
         logits = full_precision(logits)
-        goal = torch.zeros_like(logits)
-        goal[(*index, labels)] = 1
+        # A query with two targets has one class: that of the last.
+        wanted = torch.full(logits.shape[:-1], -1, device=logits.device)
+        wanted[index] = labels
+        classes = torch.arange(logits.shape[-1], device=logits.device)
+        goal = (wanted[..., None] == classes).to(logits.dtype)
         loss = sigmoid_focal_loss(logits, goal, self.alpha, self.gamma)
         if ignored is not None:
             loss = loss.masked_fill(ignored[..., None], 0)

@@ -84,14 +84,17 @@ class Criterion(nn.Module):
 
     def silent_denoising(self, decoded: Decoded) -> Losses:
         """Zeros under the names of the denoising losses, for a batch without objects."""
-        zero = decoded.boxes.new_zeros(len(decoded.boxes))
+        zero = decoded.boxes.new_zeros(len(decoded.boxes[self._layers]))
         return self._named(dict.fromkeys(self.weights, zero), "_dn")
+
+    @property
+    def _layers(self) -> slice:
+        return slice(None) if self.auxiliary else slice(-1, None)
 
     def _decoder_stage(
         self, decoded: Decoded, targets: Sequence[Target], allowed: Tensor | None
     ) -> Stage:
-        layers = slice(None) if self.auxiliary else slice(-1, None)
-        reference = decoded.reference
+        layers, reference = self._layers, decoded.reference
         return Stage(
             decoded.logits[layers],
             decoded.boxes[layers],
@@ -122,10 +125,9 @@ class Criterion(nn.Module):
 
     def _denoising(self, decoded: Decoded, noised: DenoisingQueries, count: Tensor) -> Losses:
         """No matching: each slot knows its target. Slots without one are not counted."""
-        layers, slots = len(decoded.boxes), len(noised.labels)
-        logits = decoded.logits[:, noised.image, noised.slot]  # (D, t, K)
-        boxes = decoded.boxes[:, noised.image, noised.slot]
-        device = boxes.device
+        logits = decoded.logits[self._layers, noised.image, noised.slot]  # (D, t, K)
+        boxes = decoded.boxes[self._layers, noised.image, noised.slot]
+        layers, slots, device = len(boxes), len(noised.labels), boxes.device
         layer = torch.arange(layers, device=device).repeat_interleave(slots)
         slot = torch.arange(slots, device=device).repeat(layers)
         index = (layer, torch.zeros_like(layer), slot)
@@ -148,15 +150,16 @@ class Criterion(nn.Module):
 
     @torch.no_grad()
     def _log(self, stage: Stage, match: Match) -> None:
-        """Per cent of matched queries of the last layer whose best class is wrong."""
+        """Per cent of matched queries of the last layer whose best class is wrong.
+
+        Logged without objects too: ranks reduce their metrics together, so all need the same names.
+        """
         _, image, query, target = flat_index([match], stage.targets, stage.boxes.device)
-        if not len(target):
-            return
         labels = torch.cat([t.labels for t in stage.targets])[target]
         logits = stage.logits[-1]
         classes = logits.shape[-1] - self.classification.background
         best = logits[image, query][:, :classes].argmax(-1)
-        log_metric("class_error", 100 * (best != labels).float())
+        log_metric("class_error", 100 * (best != labels).float().sum() / max(1, len(target)))
         if self.classification.background:
             found = (logits.argmax(-1) != classes).float().sum(1)
             objects = to_device([len(t) for t in stage.targets], found.device)

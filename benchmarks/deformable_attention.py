@@ -3,7 +3,7 @@
 
 python benchmarks/deformable_attention.py                  # an image of 800 x 1,066 pixels, the CPU
 python benchmarks/deformable_attention.py --device cuda --dtype bf16 --batch 2
-python benchmarks/deformable_attention.py --quick          # a quarter of the size, half a minute
+python benchmarks/deformable_attention.py --quick          # a quarter of the pixels
 
 `stacked` is the usual formulation in plain torch, which holds the samples of all levels in one
 buffer; the others are ours. Each implementation has a process of its own. The time is the median of

@@ -57,6 +57,9 @@ setup(
             "pytest-timeout",
             "pytest-xdist",
             "ruff",
+            # what weights are converted from: answers are compared with theirs
+            "timm>=1.0",
+            "transformers>=5.0",
         ],
     },
 )

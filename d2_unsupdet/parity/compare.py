@@ -91,16 +91,20 @@ def pairs(name: str, ours: tuple[Tensor, Tensor], golden: tuple[Tensor, Tensor])
 
 
 def align_detections(
-    ours: Sequence[Tensor], golden: Sequence[Tensor], tie: float = 1e-5
+    ours: Sequence[Tensor], golden: Sequence[Tensor], tie: float = 2e-6
 ) -> list[Tensor]:
-    """Scores, labels and boxes of one image in the golden order; only near ties change place."""
+    """Scores, labels and boxes of one image in the golden order; only near ties change place.
+
+    Args:
+        tie: twice the distance at which two scores count as equal, for rounding on either side.
+    """
     scores, labels, boxes = ours
     if len(scores) != len(golden[0]):
         return list(ours)
     free = list(range(len(scores)))
     order = []
-    for score, label, box in zip(*golden, strict=True):
-        near = [j for j in free if abs(float(scores[j] - score)) <= tie] or free[:1]
+    for label, box in zip(golden[1], golden[2], strict=True):
+        near = [j for j in free if abs(float(scores[j] - scores[free[0]])) <= tie]
         best = min(
             near, key=lambda j: (int(labels[j]) != int(label), float((boxes[j] - box).abs().sum()))
         )

@@ -1,0 +1,32 @@
+"""What the tests of parity share: the compact golden files, and one check of each."""
+
+import os
+from functools import cache
+from pathlib import Path
+
+from d2_unsupdet.parity.directory import check
+from d2_unsupdet.parity.golden import Golden
+
+COMPACT = Path(__file__).parents[1] / "golden"
+COMPLETE = Path(
+    os.environ.get("D2_UNSUPDET_GOLDEN", Path(__file__).parents[2] / "../shared/golden")
+)
+
+
+@cache
+def rows(name: str) -> dict:
+    """Name -> row of a compact golden file."""
+    outcome = check(Golden.read(COMPACT / f"{name}.json"))
+    assert not outcome.skipped
+    return {row.name: row for row in outcome.rows}
+
+
+def check_everything(name: str) -> None:
+    """Every row passes, and every output in the file has one."""
+    found = rows(name)
+    wrong = [str(row) for row in found.values() if not row.passed]
+    assert not wrong, "\n".join(wrong)
+    golden = Golden.read(COMPACT / f"{name}.json")
+    outputs = {n for n in golden.arrays if not n.startswith(("target.", "match."))}
+    outputs |= {n.rpartition(".")[0] for n in golden.arrays if n.startswith("match.")}
+    assert outputs <= found.keys()

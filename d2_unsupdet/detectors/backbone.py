@@ -49,7 +49,8 @@ class DetrResNet(ResNet):
     smaller image: its features then depend on its neighbours in the batch.
 
     Args:
-        mask_padding: set the padding to zero before every convolution that looks around itself.
+        mask_padding: set the padding to zero before every convolution and pooling that looks around
+            itself.
         others: as for `ResNet`.
     """
 
@@ -62,6 +63,9 @@ class DetrResNet(ResNet):
             for module in self.modules():
                 if isinstance(module, nn.Conv2d) and module.kernel_size[0] > 1:
                     module.register_forward_pre_hook(self._silence)
+            for module in self.stem.modules():  # the pooling behind it looks around itself too
+                if isinstance(module, nn.Conv2d):
+                    module.register_forward_hook(self._silence_output)
 
     def forward(
         self, x: Tensor, sizes: Sequence[tuple[int, int]] | None = None
@@ -73,13 +77,23 @@ class DetrResNet(ResNet):
         return super().forward(x)
 
     def _silence(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
-        (x,) = inputs
+        return (self._silent(inputs[0]),)
+
+    def _silence_output(self, module: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor:
+        return self._silent(out)
+
+    def _silent(self, x: Tensor) -> Tensor:
         valid = torch.zeros(len(x), 1, *x.shape[-2:], dtype=torch.bool, device=x.device)
+        strides = [_stride(*pair) for pair in zip(self._full, x.shape[-2:], strict=True)]
         for image, (height, width) in enumerate(self._sizes):
-            rows = math.ceil(height / round(self._full[0] / x.shape[-2]))
-            columns = math.ceil(width / round(self._full[1] / x.shape[-1]))
+            rows, columns = math.ceil(height / strides[0]), math.ceil(width / strides[1])
             valid[image, :, :rows, :columns] = True
-        return (x * valid,)
+        return x * valid
+
+
+def _stride(full: int, cells: int) -> int:
+    """The power of two by which `full` pixels, rounded up, became `cells`."""
+    return 2 ** math.ceil(math.log2(full / cells))
 
 
 @BACKBONE_REGISTRY.register()

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from d2_unsupdet.detectors.boxes import full_precision
 from d2_unsupdet.errors import UserError
 
 
@@ -77,6 +78,7 @@ def masked_norm(norm: nn.Module, x: Tensor, padding: Tensor) -> Tensor:
     """A group norm whose statistics are those of the unpadded cells; padding becomes zero."""
     if not isinstance(norm, nn.GroupNorm):
         return norm(x).masked_fill(padding, 0)
+    x = full_precision(x)  # fp16 cannot even count the cells of a large map
     grouped = x.unflatten(1, (norm.num_groups, -1)).flatten(2)  # (B, groups, values)
     width = x.shape[1] // norm.num_groups
     weight = (~padding).to(x.dtype).expand(-1, width, -1, -1).flatten(1)[:, None]

@@ -107,22 +107,25 @@ def test_detectors(config, options, scores, data, tmp_path, monkeypatch):
     assert set(run_and_resume(config, tmp_path, *options)["result"]) == scores
 
 
+OWN_LABELS = "coco:coco/annotations/instances_train2017.json@coco/train2017"
+
+
 @pytest.mark.parametrize(
-    "config, scores",
+    "config, options, scores",
     [
-        ("coco/detr_r50_300ep.py", {"bbox"}),
-        ("voc/conditional_detr_r50_50ep.py", {"bbox", "bbox_coco"}),
-        ("coco/deformable_detr_r50_50ep.py", {"bbox"}),
-        ("coco/deformable_detr_r50_two_stage_50ep.py", {"bbox"}),
-        ("voc/dab_deformable_detr_r50_50ep.py", {"bbox", "bbox_coco"}),
-        ("coco/dn_dab_deformable_detr_r50_50ep.py", {"bbox"}),
-        ("lvis/deta_r50_24ep.py", {"bbox"}),
+        ("coco/detr_r50_300ep.py", [f"dataloader.train.dataset.names={OWN_LABELS}"], {"bbox"}),
+        ("voc/conditional_detr_r50_50ep.py", [], {"bbox", "bbox_coco"}),
+        ("coco/deformable_detr_r50_1pct.py", ["dataloader.train.dataset.subset=2"], {"bbox"}),
+        ("coco/deformable_detr_r50_two_stage_50ep.py", [], {"bbox"}),
+        ("voc/dab_deformable_detr_r50_50ep.py", [], {"bbox", "bbox_coco"}),
+        ("coco/dn_dab_deformable_detr_r50_50ep.py", [], {"bbox"}),
+        ("lvis/deta_r50_24ep.py", [], {"bbox"}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_detr_family(config, scores, data, tmp_path, monkeypatch):
+def test_detr_family(config, options, scores, data, tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(data))
-    summary = run_and_resume(f"finetune/{config}", tmp_path, *DETR)
+    summary = run_and_resume(f"finetune/{config}", tmp_path, *DETR, *options)
     assert set(summary["result"]) == scores
 
 

@@ -1,6 +1,9 @@
 """Official files of the DETR family: names there and back, class heads, parameter counts."""
 
+import argparse
 import json
+import runpy
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -8,11 +11,13 @@ import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
 
-from d2_unsupdet.checkpoint import convert, detect, load_weights
+from d2_unsupdet.checkpoint import convert, detect, load_weights, read_weights
+from d2_unsupdet.checkpoint.backbone import bare_state
 from d2_unsupdet.checkpoint.class_heads import COCO80
 from d2_unsupdet.errors import UserError
 
 GOLDEN = Path(__file__).parents[1] / "golden"
+TOOL = Path(__file__).parents[2] / "tools" / "convert_checkpoint.py"
 CONFIGS = Path(__file__).parents[2] / "configs" / "common" / "models"
 DETECTORS = {  # golden file: layout, parameters by the specification of 91- or 92-way heads
     "detr_r50": ("detr", 41_524_768),
@@ -201,3 +206,23 @@ def test_our_own_files_change_classes_too():
     assert report.layout == "same names"
     assert not report.new
     assert "80 of 91 rows" in str(report)
+
+
+def test_the_tool_converts_classes(tmp_path, monkeypatch, capsys):
+    source, target = tmp_path / "detr.pth", tmp_path / "detr.safetensors"
+    torch.save({"model": official("detr_r50"), "args": argparse.Namespace(lr=1e-4)}, source)
+    monkeypatch.setattr(sys, "argv", [str(TOOL), str(source), str(target), "--classes", "coco80"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(TOOL), run_name="__main__")
+    assert ended.value.code == 0
+    assert "detr -> detectron2, ResNet-50: 458 tensors converted" in capsys.readouterr().out
+    assert len(read_weights(target).state["heads.classes.0.bias"]) == 81
+
+
+def test_the_backbone_alone_is_found_too():
+    bare = bare_state("a file", official("deta_r50"))
+    assert len(bare) == 265
+    assert torch.equal(
+        bare["res3.0.shortcut.norm.bias"],
+        official("deta_r50")["backbone.0.body.layer2.0.downsample.1.bias"],
+    )

@@ -20,6 +20,7 @@ from d2_unsupdet.detectors.structures import (
     Target,
 )
 from d2_unsupdet.detectors.transfer import to_device
+from d2_unsupdet.errors import UserError
 from d2_unsupdet.metrics import log_metric
 
 Losses = dict[str, Tensor]
@@ -94,6 +95,12 @@ class Criterion(nn.Module):
     def _decoder_stage(
         self, decoded: Decoded, targets: Sequence[Target], allowed: Tensor | None
     ) -> Stage:
+        most = max(map(len, targets), default=0)
+        if allowed is not None and allowed.shape[1] < most:
+            raise UserError(
+                f"allowed has a column for {allowed.shape[1]} targets, an image has {most}: give "
+                "it as many columns as the most targets of an image."
+            )
         layers, reference = self._layers, decoded.reference
         return Stage(
             decoded.logits[layers],

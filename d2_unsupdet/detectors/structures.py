@@ -196,7 +196,7 @@ class Matches:
 
 @dataclass(frozen=True)
 class Detections:
-    """One image's answers, best first: scores, labels (n,), boxes (n, 4) xyxy in pixels."""
+    """One image's answers: scores, labels (n,), boxes (n, 4) xyxy in pixels, unclipped."""
 
     scores: Tensor
     labels: Tensor

@@ -23,6 +23,7 @@ from d2_unsupdet.detectors.structures import (
     ProposalSet,
     Target,
 )
+from d2_unsupdet.errors import UserError
 from d2_unsupdet.metrics import drain_metrics
 from tests.detectors.test_matching import giou
 
@@ -316,6 +317,17 @@ def test_denoising_has_the_layers_of_the_other_losses(auxiliary):
     assert {name for name in losses if "_dn" in name} == names
     silent = criterion.silent_denoising(whole)
     assert silent.keys() == names and not any(value.any() for value in silent.values())
+
+
+def test_allowed_needs_a_column_for_every_target():
+    goals, allowed = targets(3, 1), torch.ones(QUERIES, 3, dtype=torch.bool)
+    criterion = Criterion(classification=FocalLoss(), assigner=HungarianAssigner(), weights=WEIGHTS)
+    allowed[:, 2] = False
+    _, matches = criterion(decoded(), memory(proposals=False), goals, allowed=allowed)
+    assert sorted(matches[0].targets[0].tolist()) == [0, 1]
+    for columns in (1, 2):
+        with pytest.raises(UserError, match=f"for {columns} targets, an image has 3"):
+            criterion(decoded(), memory(proposals=False), goals, allowed=allowed[:, :columns])
 
 
 def test_no_layer_teaches_another():

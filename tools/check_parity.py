@@ -43,6 +43,8 @@ def _print(outcome: Outcome, good: int, *, only_failures: bool) -> None:
     for row in outcome.rows:
         if not (only_failures and row.passed):
             print(f"  {row}", flush=True)
+    if outcome.left:
+        print(f"  without a counterpart here: {', '.join(outcome.left)}", flush=True)
 
 
 if __name__ == "__main__":

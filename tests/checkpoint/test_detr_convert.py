@@ -226,3 +226,24 @@ def test_the_backbone_alone_is_found_too():
         bare["res3.0.shortcut.norm.bias"],
         official("deta_r50")["backbone.0.body.layer2.0.downsample.1.bias"],
     )
+
+
+def test_a_pre_norm_detr_has_one_more_norm():
+    state = official("detr_r50")
+    state |= {f"transformer.encoder.norm.{part}": torch.rand(256) for part in ("weight", "bias")}
+    config = LazyConfig.load(str(CONFIGS / "detr.py")).model
+    config.heads.num_classes, config.encoder.pre_norm = 91, True
+    model = instantiate(config)
+    model.load_state_dict(convert(state)[0])
+    assert torch.equal(model.encoder.norm.bias, state["transformer.encoder.norm.bias"])
+    back, _ = convert(model.state_dict(), target="detr")
+    assert set(back) == set(state)
+
+
+def test_a_file_of_a_run_goes_back_to_its_origin():
+    """The names that a trained model of ours has are exactly the converted ones."""
+    config = LazyConfig.load(str(CONFIGS / "dn_dab_deformable_detr.py")).model
+    config.heads.num_classes = 91
+    found, report = convert(instantiate(config).state_dict(), target="dn_dab_deformable_detr")
+    assert report.source == "detectron2"
+    assert set(found) == set(official("dn_dab_deformable_detr_r50"))

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """DETA's experiment in small: one-to-one against overlap assignment, AP on the way.
 
-python benchmarks/overlap_assignment.py --seeds 0 1        # about 25 minutes a seed on two cores
+python benchmarks/overlap_assignment.py --seeds 0 1        # four epochs
 python benchmarks/overlap_assignment.py --quick            # two steps of each: only that it runs
 
 The same network (configs/finetune/toy/deta.py at 96 pixels, random weights, 2,000 embedded scenes,
@@ -75,7 +75,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--out", type=Path, default=Path("output/overlap_assignment"))
     parser.add_argument("--quick", action="store_true", help="two steps")
     options = parser.parse_args()

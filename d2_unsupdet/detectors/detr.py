@@ -5,6 +5,7 @@ DAB-Deformable-DETR (2201.12329), DN-DAB-Deformable-DETR (2203.01305) and DETA (
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -171,7 +172,7 @@ class DETR(nn.Module):
         encoded = self.encoder(maps, masks, [self.position(mask) for mask in masks])
         if self.proposals is None:
             return encoded
-        return Encoded(**{**vars(encoded), "proposals": self.proposals(encoded)})
+        return replace(encoded, proposals=self.proposals(encoded))
 
     def queries(
         self,

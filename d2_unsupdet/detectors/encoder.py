@@ -1,6 +1,7 @@
 """Transformer encoders: dense on one level (DETR) and deformable on several (arXiv:2010.04159)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -108,7 +109,7 @@ class Encoder(nn.Module):
             reference = centres[:, :, None] * encoded.valid_ratios[:, None]
         for layer in self.layers:
             x = layer(x, encoded, reference)
-        return Encoded(self.norm(x), *list(vars(encoded).values())[1:])
+        return replace(encoded, memory=self.norm(x))
 
 
 class DenseEncoder(Encoder):

@@ -1,6 +1,7 @@
 """What holds for each of the nine detectors: who learns, what padding and order may not change."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -100,7 +101,7 @@ def test_padding_changes_nothing_behind_the_neck(name):
             encoded = model.encoder(levels_in, masks, [model.position(m) for m in masks])
             if model.proposals is not None:
                 found = model.proposals(encoded)
-                encoded = type(encoded)(**{**vars(encoded), "proposals": found})
+                encoded = replace(encoded, proposals=found)
             results.append(model.decode(encoded, model.queries(encoded)))
     torch.testing.assert_close(results[0].logits, results[1].logits, rtol=0, atol=1e-9)
     torch.testing.assert_close(results[0].boxes, results[1].boxes, rtol=0, atol=1e-9)

@@ -6,7 +6,7 @@ Those of whole DETR-style detectors stand in detr_names.py and huggingface.py.
 
 from collections.abc import Iterable
 
-from d2_unsupdet.checkpoint.detr_names import OFFICIAL
+from d2_unsupdet.checkpoint.detr_names import OFFICIAL, PREFIX
 from d2_unsupdet.checkpoint.huggingface import HUGGING_FACE
 from d2_unsupdet.checkpoint.layout import Format, Rules
 from d2_unsupdet.errors import UserError, nearest
@@ -38,6 +38,7 @@ FORMATS: dict[str, Format] = {
             HUB,
             "Detectron2 and our own exports: a bare ResNet or a whole detector with one",
             marks=(r"(.*\.)?(stem\.conv1|res[2-5]\.\d+\.conv1)\.weight",),
+            lacks=(rf"{PREFIX}transformer\.decoder\..*",),  # DETR's wrapper has such a backbone
             back=(),
         ),
         Format(

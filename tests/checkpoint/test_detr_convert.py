@@ -87,6 +87,19 @@ def test_segmentation_files_hold_a_detector():
     assert list(report.dropped.values()) == ["segmentation head"] * 2
 
 
+def test_files_of_the_official_wrapper_for_detectron2():
+    hub, _ = convert(official("detr_r50"))
+    names = {n: f"detr.backbone.0.{n}" for n in hub if n.startswith("backbone.")}
+    state = {names[n]: t for n, t in hub.items() if n in names} | {
+        f"detr.{n}": t for n, t in official("detr_r50").items() if not n.startswith("backbone")
+    }
+    state["criterion.empty_weight"] = torch.ones(81)
+    found, report = convert(state)
+    assert report.source == "detr"
+    assert report.dropped == {"criterion.empty_weight": "loss weights"}
+    assert set(found) == set(hub)
+
+
 def test_the_norm_behind_self_attention_has_another_number_in_deformable_detectors():
     for name, number in (("detr_r50", 1), ("conditional_detr_r50", 1), ("deta_r50", 2)):
         state = official(name)

@@ -77,6 +77,14 @@ def test_anchors_are_boxes_of_fixed_size_around_the_cells(size, growth):
     torch.testing.assert_close(found.logits, proposals.classes(found.tokens))
 
 
+def test_anchors_at_the_border_are_not_usable():
+    """Every number lies between 0.01 and 0.99, the centre of the first of 60 cells at 0.0083."""
+    for size, usable in ((0.05, [False] + [True] * 58 + [False]), (0.995, [False] * 60)):
+        proposals = Proposals(num_proposals=5, dim=16, anchor_size=size)
+        found = proposals.double()(memory([(1, 60)]))
+        assert (found.anchors[0, :, 2] < 1).tolist() == usable
+
+
 def test_selected_tokens_are_the_best_and_padding_comes_last():
     encoded = memory()
     proposals = shaken(Proposals(num_proposals=40, dim=16))
@@ -175,7 +183,7 @@ def crowd(shapes, *, seed, invalid=0.0, spots=8):
     "count, candidates, invalid, spots",
     [
         (20, 1000, 0.0, 40),
-        (20, 12, 0.0, 200),  # fewer candidates than the finest level has tokens
+        (20, 7, 0.0, 4000),  # fewer candidates than the finest level has tokens
         (7, 1000, 0.0, 8),
         (2, 1000, 0.3, 40),  # no quota for three levels: the best of all
         (30, 1000, 0.5, 400),

@@ -8,6 +8,6 @@ from .deformable_detr import dataloader, lr_multiplier, train
 model = small(model, in_features=["res3", "res4", "res5"], queries=50)
 
 optimizer.params.rules[0].lr_factor = 1.0  # nothing is pretrained
-optimizer.lr = 5e-4
+optimizer.lr = 1e-3
 
 train.output_dir = "output/finetune/toy_dn_dab_deformable_detr"

@@ -143,6 +143,7 @@ def spread(rank, boxes, shapes, count, candidates, threshold):
     level = [i for i, (h, w) in enumerate(shapes) for _ in range(h * w)]
     tokens = sorted(range(len(level)), key=lambda t: -float(rank[t]))
     corners = to_xyxy(boxes).clamp(0, 1)
+    iou = box_iou(corners, corners).tolist()
     survivors = []
     for wanted in range(len(shapes)):
         mine = [t for t in tokens if level[t] == wanted][:candidates]
@@ -150,7 +151,7 @@ def spread(rank, boxes, shapes, count, candidates, threshold):
         for token in mine:
             if rank[token] == -math.inf:
                 continue
-            if all(box_iou(corners[[token]], corners[[k]]) <= threshold for k in kept):
+            if all(iou[token][k] <= threshold for k in kept):
                 kept.append(token)
         survivors += kept
     if len(survivors) < count:

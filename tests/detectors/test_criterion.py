@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torchvision.ops import box_iou
 
 from d2_unsupdet.detectors import (
     Criterion,
@@ -14,6 +15,7 @@ from d2_unsupdet.detectors import (
     OverlapAssigner,
     SoftmaxLoss,
 )
+from d2_unsupdet.detectors.boxes import to_xyxy
 from d2_unsupdet.detectors.criterion import average_count
 from d2_unsupdet.detectors.structures import (
     Decoded,
@@ -235,6 +237,22 @@ def test_overlaps_are_with_the_reference_and_shared_by_layers():
     for layer in range(LAYERS):
         expected = focal_losses(out.logits[layer], out.boxes[layer], matches[layer], goals, count=5)
         assert_losses(losses, suffix(layer), expected)
+
+
+def test_overlaps_are_with_references_and_anchors_not_with_predictions():
+    goals, out, encoded = targets(3, 2), decoded(), memory()
+    assigner = OverlapAssigner(positive=0.3, positive_fraction=1.0)
+    criterion = Criterion(classification=FocalLoss(), assigner=assigner, weights=WEIGHTS)
+    _, matches = criterion(out, encoded, goals)
+    for match, compared in (
+        (matches[0], out.reference),
+        (matches.encoder, encoded.proposals.anchors),
+    ):
+        for b, goal in enumerate(goals):
+            iou = box_iou(to_xyxy(goal.boxes), to_xyxy(compared[b]))
+            if compared is not out.reference:
+                iou[:, encoded.mask[b]] = 0
+            assert all(map(torch.equal, match.pair(b), assigner.pairs(iou)))
 
 
 class Fixed:

@@ -78,7 +78,11 @@ class LearnedQueries(nn.Module):
         if regions is not None:
             added, group = repeat_regions(regions, self.num_queries)
             position = position + added
-        logit = None if self.reference is None else self.reference(position)
+        logit = None
+        if self.reference is not None:
+            # In half precision a point would be off by pixels.
+            with torch.autocast(position.device.type, enabled=False):
+                logit = self.reference(position)
         return Queries(content, position, logit, group)
 
 

@@ -228,3 +228,13 @@ def test_matches_are_reached_by_layer_and_image():
     assert len(match) == 2 and match.pair(1) == (torch.tensor([1]), torch.tensor([2]))
     assert Matches([match])[0] is match and Matches([match]).encoder is None
     assert len(Target(torch.zeros(3), torch.zeros(3, 4), "x")) == 3
+
+
+@pytest.mark.parametrize("reference", ["point", "mlp"])
+def test_reference_points_are_not_rounded_by_mixed_precision(reference):
+    torch.manual_seed(0)
+    source = LearnedQueries(num_queries=5, dim=16, reference=reference)
+    encoded = Encoded(*[torch.zeros(1, 1, 16)] * 3, [(1, 1)], torch.ones(1, 1, 2))
+    plain = source(encoded).reference_logit
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(source(encoded).reference_logit, plain)

@@ -4,7 +4,8 @@
     python train_net.py --config-file configs/quickstart/pretrain_moco.py
     python train_net.py --config-file CONFIG --num-gpus 2 train.output_dir=out/a train.max_iter=1000
     python train_net.py --config-file CONFIG --resume
-    python train_net.py --config-file CONFIG --eval-only train.init_checkpoint=out/a/model_final.pth
+    python train_net.py --config-file out/a/config.yaml --eval-only
+    python train_net.py --config-file CONFIG --eval-only train.init_checkpoint=FILE
     torchrun --nproc-per-node 8 train_net.py --config-file CONFIG
 
 Without CUDA, --num-gpus starts that many CPU processes.
@@ -33,7 +34,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--resume", action="store_true", help="go on from the last valid checkpoint"
     )
-    parser.add_argument("--eval-only", action="store_true", help="score the weights, train nothing")
+    parser.add_argument(
+        "--eval-only",
+        action="store_true",
+        help="score the newest checkpoint of train.output_dir, or train.init_checkpoint if that is "
+        "an override here or the folder holds none; train nothing",
+    )
     parser.add_argument("--print-config", action="store_true", help="print the resolved config")
     parser.add_argument("--num-gpus", type=int, default=1, help="processes on this machine")
     parser.add_argument("--num-machines", type=int, default=1)
@@ -44,27 +50,37 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="load train.init_checkpoint even if reading it can run code; only for files you trust",
     )
+    parser.add_argument(
+        "--debug",
+        action="store_true",
+        help="an error's traceback before its sentence",
+    )
     parser.add_argument("opts", nargs="*", metavar="key=value", help="config overrides")
     return parser.parse_intermixed_args(argv)
 
 
 def main() -> None:
     args = parse()
+    if args.debug:
+        os.environ["D2_UNSUPDET_DEBUG"] = "1"  # processes that are started here look too
     # Imported late, so that a missing Detectron2 is one sentence and not a traceback.
     from d2_unsupdet.engine.config import dump_config, load_config, to_plain
     from d2_unsupdet.engine.launch import launch
     from d2_unsupdet.engine.run import evaluate, prepare, train
+    from d2_unsupdet.engine.scored_weights import names_weights
 
     torchrun = "RANK" in os.environ and "WORLD_SIZE" in os.environ
     processes = int(os.environ["WORLD_SIZE"]) if torchrun else args.num_gpus * args.num_machines
     # An agent that starts its workers again means: go on.
     resume = args.resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
     cfg = load_config(args.config_file, args.opts)
+    chosen = names_weights(args.opts)
     try:
         cfg = prepare(
             cfg,
             eval_only=args.eval_only,
             resume=resume or args.print_config,
+            weights_chosen=chosen,
             processes=processes,
         )
     except UserError as error:
@@ -74,7 +90,11 @@ def main() -> None:
     if args.print_config:
         print(dump_config(cfg), end="")
         return
-    options = {"resume": resume, "allow_unsafe": args.allow_unsafe}
+    options = {
+        "resume": resume,
+        "allow_unsafe": args.allow_unsafe,
+        "weights_chosen": chosen,
+    }
     launch(
         evaluate if args.eval_only else train,
         processes=args.num_gpus,

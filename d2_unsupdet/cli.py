@@ -1,7 +1,9 @@
 """What every command-line tool shares: a UserError becomes one line and exit code 2."""
 
 import argparse
+import os
 import sys
+import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -20,6 +22,8 @@ def run_tool(main: Callable[[], int | None]) -> NoReturn:
     try:
         sys.exit(main() or 0)
     except UserError as error:
+        if os.environ.get("D2_UNSUPDET_DEBUG"):
+            traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)
     except KeyboardInterrupt:

@@ -220,6 +220,10 @@ def test_finetune_evaluates_and_eval_only_repeats_the_score(whole, tmp_path):
     for how in (["--resume"], [f"train.init_checkpoint={output / 'model_final.pth'}"]):
         log = finish(start(FINETUNE, "--eval-only", *how, *options))
         assert json.loads(log[log.index("\n{") :]) == at_end
+    # The saved config names the weights that the run started from: they are not what is meant.
+    log = finish(start(output / "config.yaml", "--eval-only"))
+    assert json.loads(log[log.index("\n{") :]) == at_end
+    assert f"{output}/model_final.pth" in log and f"detections go to {output}/evaluation" in log
 
 
 RETINANET = "configs/finetune/coco/retinanet_r50_fpn_1x.py"

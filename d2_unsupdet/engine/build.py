@@ -23,7 +23,9 @@ from d2_unsupdet.engine.config import to_plain
 from d2_unsupdet.engine.ema import ModelEMA
 from d2_unsupdet.engine.guard import FiniteGuard
 from d2_unsupdet.engine.hooks import CheckpointHook, EvaluationHook, ExportHook, MetricsHook
+from d2_unsupdet.engine.model_parts import instantiate_model
 from d2_unsupdet.engine.model_state import batches_uncounted, share_statistics
+from d2_unsupdet.engine.objects import warn_without_objects
 from d2_unsupdet.engine.pictures import PicturesHook
 from d2_unsupdet.engine.probe_hook import DEFAULT_SIZE, KnnProbeHook
 from d2_unsupdet.engine.schedule import to_iterations
@@ -44,7 +46,8 @@ def build_model(cfg: DictConfig) -> nn.Module:
     seed_everything(cfg.train.seed, "init")
     device = choose_device(cfg.train.device)
     order = torch.channels_last if cfg.train.channels_last else torch.preserve_format
-    model = instantiate(cfg.model).to(device, memory_format=order)
+    model = instantiate_model(cfg.model)
+    model = model.to(device, memory_format=order)  # type: ignore[call-overload]
     if cfg.train.sync_bn:
         model = use_sync_bn(model)
     model = resolve_sync_bn(model)
@@ -94,6 +97,7 @@ class Evaluation:
 
     def __init__(self, cfg: DictConfig) -> None:
         self.loader = instantiate(cfg.dataloader.test)
+        warn_without_objects(self.loader.dataset, str(cfg.dataloader.test.dataset.names))
         self.evaluator = instantiate(cfg.dataloader.evaluator)
 
     def __call__(self, model: nn.Module) -> dict[str, Any]:

@@ -3,24 +3,26 @@
 The defaults of `train` are its schema: a value must be of the kind of its default.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from d2_unsupdet.checkpoint.files import check_exists
 from d2_unsupdet.data import catalog
 from d2_unsupdet.engine.config import nodes, resolve_class_count
 from d2_unsupdet.engine.defaults import TRAIN
+from d2_unsupdet.engine.model_checks import check_model
 from d2_unsupdet.engine.probe_hook import check_probe
 from d2_unsupdet.engine.schedule import to_iterations
+from d2_unsupdet.engine.scored_weights import scores_own
 from d2_unsupdet.engine.trainer import AMP_DTYPES
-from d2_unsupdet.engine.yaml_config import check_classes
+from d2_unsupdet.engine.values import INFINITY, check_value
+from d2_unsupdet.engine.yaml_config import check_classes, check_yaml_model
 from d2_unsupdet.errors import UserError
-
-INFINITY = float("inf")
 
 # Steps, epochs or images; a period of 0 means never.
 LENGTHS = {
@@ -41,18 +43,17 @@ RANGES: dict[str, tuple[float, float]] = {
     "train.knn_probe.k": (1, INFINITY),
     "dataloader.train.total_batch_size": (1, INFINITY),
 }
-_KINDS: list[tuple[type | tuple[type, ...], str]] = [
-    (bool, "true or false"),
-    (int, "a whole number"),
-    (float, "a number"),
-    (str, "text"),
-    ((list, ListConfig), "a list"),
-    (Mapping, "a section"),
-]
+# What a value looks like whose default is None; text where nothing stands here.
+OPTIONAL: dict[str, Any] = {"train.init.allow_missing": ["heads.*"]}
 
 
 def prepare(
-    cfg: DictConfig, *, eval_only: bool = False, resume: bool = False, processes: int = 1
+    cfg: DictConfig,
+    *,
+    eval_only: bool = False,
+    resume: bool = False,
+    weights_chosen: bool = True,
+    processes: int = 1,
 ) -> DictConfig:
     """Check the config against the data, the disk and the machine; fill in what the data knows."""
     loaders = cfg.dataloader
@@ -66,14 +67,17 @@ def prepare(
         raise UserError("Training needs dataloader.train; only --eval-only goes without.")
     used = ["test"] if eval_only else [p for p in ("train", "test") if loaders.get(p) is not None]
     names = [n for part in used for n in catalog.split_names(loaders[part].dataset.names)]
-    catalog.check(names)
+    _check_data(cfg, used)
+    check_model(cfg.model)
     if not eval_only and cfg.train.knn_probe.period:
         check_probe(cfg.train.knn_probe)
     if any("num_classes" in node for _, node in nodes(cfg.model)):
         _resolve_classes(cfg, used, names)
     if "cfg_text" in cfg.model:
-        check_classes(cfg.model.cfg_text, names)
-    _check_initial(cfg.train.init_checkpoint)
+        check_yaml_model(cfg.model.cfg_text)
+        _needs_labels(partial(check_classes, cfg.model.cfg_text, names))
+    if not (eval_only and scores_own(cfg, resume=resume, chosen=weights_chosen)):
+        _check_initial(cfg.train.init_checkpoint)
     if not eval_only:
         _check_training(cfg, resume, processes)
     return cfg
@@ -86,7 +90,9 @@ def _resolve_classes(cfg: DictConfig, used: Sequence[str], names: Sequence[str])
         name for d in datasets if d.get("labels", True) for name in catalog.split_names(d.names)
     ]
     if labelled:
-        resolve_class_count(cfg, catalog.class_names(labelled), ", ".join(labelled))
+        _check_same_classes(cfg, datasets)
+        classes = _needs_labels(partial(catalog.class_names, labelled))
+        resolve_class_count(cfg, classes, ", ".join(labelled))
         return
     for path, node in nodes(cfg.model, "model"):
         if node.get("num_classes") == "auto":
@@ -94,6 +100,42 @@ def _resolve_classes(cfg: DictConfig, used: Sequence[str], names: Sequence[str])
                 f"{path}.num_classes='auto' takes the number from a labelled data set, but "
                 f"'{', '.join(names)}' is read without labels; write a number."
             )
+
+
+def _check_data(cfg: DictConfig, used: Sequence[str]) -> None:
+    for part in used:
+        try:
+            catalog.check(cfg.dataloader[part].dataset.names)
+        except UserError as error:
+            if part == "train" or len(used) == 1:
+                raise
+            raise UserError(
+                f"{error}\nThis is the evaluation set: other data to train on need "
+                "dataloader.test.dataset.names too."
+            ) from error
+
+
+def _needs_labels(ask: Callable[[], Any]) -> Any:
+    """What `ask` finds out about classes; a data set that has none is no fault of its own."""
+    try:
+        return ask()
+    except UserError as error:
+        if " has no labels" not in str(error):
+            raise
+        raise UserError(f"This config needs labels: {error}") from error
+
+
+def _check_same_classes(cfg: DictConfig, datasets: Sequence[Any]) -> None:
+    if len(datasets) < 2 or not datasets[0].get("labels", True):
+        return
+    names = [d.names for d in datasets]
+    train, test = (_needs_labels(partial(catalog.class_names, name)) for name in names)
+    if train != test:
+        raise UserError(
+            f"dataloader.train.dataset.names={names[0]} has {len(train)} classes, "
+            f"dataloader.test.dataset.names={names[1]} has {len(test)}"
+            f"{' others' if len(train) == len(test) else ''}: set both to data of the same classes."
+        )
 
 
 def _check_section(section: Any, defaults: Mapping[str, Any], path: str) -> None:
@@ -107,28 +149,15 @@ def _check_section(section: Any, defaults: Mapping[str, Any], path: str) -> None
                 to_iterations(value, size=1, batch=1, key=key)
         elif default is None:
             if value is not None:
-                check_value(key, value, "")
+                _check_value(key, value, OPTIONAL.get(key, ""))
         else:
-            check_value(key, value, default)
+            _check_value(key, value, default)
             if isinstance(default, Mapping):
                 _check_section(value, default, key)
 
 
-def check_value(key: str, value: Any, like: Any) -> None:
-    """Refuse a value that is not of the kind of `like`, or a number out of its range."""
-    types, kind = next((types, kind) for types, kind in _KINDS if isinstance(like, types))
-    if types is float:
-        types = (int, float)
-    wrong = isinstance(value, bool) and types is not bool
-    if wrong or not isinstance(value, types):
-        if isinstance(like, Mapping):
-            raise UserError(f"{key}={value!r} is not a section with {', '.join(like)}.")
-        raise UserError(f"{key}={value!r} is not {kind}; write for example {like!r}.")
-    if isinstance(value, (int, float)):
-        low, high = RANGES.get(key, (0, INFINITY))
-        if not low <= value <= high or value == INFINITY:
-            limits = f"at least {low}" if high == INFINITY else f"from {low} to {high}"
-            raise UserError(f"{key}={value!r} is out of range: it must be {limits}.")
+def _check_value(key: str, value: Any, like: Any) -> None:
+    check_value(key, value, like, RANGES.get(key, (0, INFINITY)))
 
 
 def _check_device(name: str) -> None:
@@ -184,4 +213,4 @@ def _check_fresh(output: Path) -> None:
 def _check_numbers(node: DictConfig, path: str, **examples: float) -> None:
     for name, like in examples.items():
         if node.get(name) is not None:
-            check_value(f"{path}.{name}", node[name], like)
+            _check_value(f"{path}.{name}", node[name], like)

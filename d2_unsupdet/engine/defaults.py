@@ -10,10 +10,17 @@ TRAIN: dict[str, Any] = dict(
     # Any file that tools/convert_checkpoint.py knows; converted on the way in.
     init_checkpoint="",
     # Share of that file's values the model must take, and patterns of tensors that may start anew
-    # where shapes differ (a class head for other classes: ["*cls_score*", "*cls_logits*"]).
+    # where shapes differ (a class head for other classes: ["*cls_score*", "*cls_logits*"]) or where
+    # the file has none (null: all but those of a ResNet; [] none).
     # `classes`, for class heads of a DETR: keep, coco80 (91 COCO ids to 80 classes), drop (they
     # start anew), or a JSON file with a list of row numbers.
-    init=dict(min_coverage=0.9, allow_mismatch=[], expected_sha256=None, classes="keep"),
+    init=dict(
+        min_coverage=0.9,
+        allow_mismatch=[],
+        allow_missing=None,
+        expected_sha256=None,
+        classes="keep",
+    ),
     max_iter=90000,
     seed=0,
     device="auto",  # CUDA if there is one

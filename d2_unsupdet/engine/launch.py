@@ -3,6 +3,7 @@
 import os
 import socket
 import sys
+import traceback
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -76,6 +77,8 @@ def _finish(main: Callable[..., Any], args: tuple) -> Any:
     try:
         result = main(*args)
     except UserError as error:
+        if os.environ.get("D2_UNSUPDET_DEBUG"):
+            traceback.print_exc()
         print(f"error: {error}", file=sys.stderr, flush=True)
         # Without the interpreter's clean-up, which could wait for ranks that hang in a collective.
         os._exit(USER_ERROR)

@@ -44,7 +44,13 @@ def leave(cfg: DictConfig, output: Path, trainer: Trainer) -> None:
     atomic_write(output / "command.txt", lambda file: file.write(command.encode()))
 
 
-def say_start(cfg: DictConfig, trainer: Trainer, report: LoadReport | None, start: int) -> None:
+def say_start(
+    cfg: DictConfig,
+    trainer: Trainer,
+    report: LoadReport | None,
+    start: int,
+    objects: int | None = None,
+) -> None:
     """What a person wants to know before waiting for hours; `start` is the first step to run."""
     options, plan, model = cfg.train, trainer.loader.plan, unwrap(trainer.model)
     if str(options.recipe_length) != str(options.max_iter):
@@ -64,13 +70,14 @@ def say_start(cfg: DictConfig, trainer: Trainer, report: LoadReport | None, star
     amp = options.amp.dtype if options.amp.enabled else "fp32"
     spec = cfg.dataloader.train.dataset.get("subset")
     subset = "" if spec is None else f" (subset {spec})"
+    found = "" if objects is None else f", {objects:,} objects"
     epochs = trainer.length * plan.batch / plan.size
     rows = {
         "model": f"{type(model).__name__}: {trained:.2f} M trained, {frozen:.2f} M not",
         "weights": f"the run's own after step {start}"
         if start
         else f"{options.init_checkpoint or 'random'}{share}",
-        "data": f"{cfg.dataloader.train.dataset.names}: {plan.size} images{subset}, "
+        "data": f"{cfg.dataloader.train.dataset.names}: {plan.size:,} images{found}{subset}, "
         f"batch {plan.batch}{parts}",
         "length": f"{trainer.length} steps, {epochs:.2f} epochs",
         "rate": f"{', '.join(f'{r:g}' for r in rates)}; "

@@ -26,6 +26,14 @@ from d2_unsupdet.engine.build import Evaluation, build_hooks, build_model, build
 from d2_unsupdet.engine.checks import prepare
 from d2_unsupdet.engine.config import to_plain
 from d2_unsupdet.engine.digest import state_digest
+from d2_unsupdet.engine.objects import training_objects
+from d2_unsupdet.engine.scored_weights import (
+    keep_results_apart,
+    load_file,
+    load_own,
+    results_folder,
+    scores_own,
+)
 from d2_unsupdet.errors import UserError
 
 __all__ = ["evaluate", "prepare", "train"]
@@ -53,6 +61,7 @@ def train(plain: dict, options: Mapping[str, Any]) -> None:
     if state is None:
         report = _load_initial(cfg, model, options["allow_unsafe"])
     trainer = build_trainer(cfg, model)
+    objects = training_objects(trainer.loader.dataset, str(cfg.dataloader.train.dataset.names))
     if hasattr(model, "check_run"):  # a method knows what fits the data and what does not
         plan = trainer.loader.plan
         model.check_run(batch=plan.batch, images=plan.size)  # type: ignore[operator]
@@ -67,7 +76,7 @@ def train(plain: dict, options: Mapping[str, Any]) -> None:
 
     if comm.is_main_process():
         record.leave(cfg, output, trainer)
-        record.say_start(cfg, trainer, report, start)
+        record.say_start(cfg, trainer, report, start, objects)
     hooks = build_hooks(cfg, trainer, checkpointer, start)
     trainer.register_hooks(hooks.in_order())
     if start < trainer.length:
@@ -90,32 +99,23 @@ def train(plain: dict, options: Mapping[str, Any]) -> None:
 
 
 def evaluate(plain: dict, options: Mapping[str, Any]) -> None:
-    """One process of `--eval-only`: the run's weights (`--resume`) or `train.init_checkpoint`."""
+    """One process of `--eval-only`; which weights it scores, see `scored_weights`.
+
+    Args:
+        plain: `to_plain` of a prepared config.
+        options: as for `train`, and `weights_chosen`: `train.init_checkpoint` is an override.
+    """
     cfg = OmegaConf.create(plain, flags={"allow_objects": True})
-    output = Path(cfg.train.output_dir)
-    _set_up_logging(output)
+    _set_up_logging(Path(cfg.train.output_dir))
     model = build_model(cfg)
-    path = cfg.train.init_checkpoint
-    if options["resume"] or not path:
-        state = RunCheckpointer(output, keep_last=0).latest()
-        if state is None:
-            raise UserError(
-                f"--eval-only: no weights; '{output}' holds no checkpoint and "
-                "train.init_checkpoint is empty."
-            )
-        average = state.get("ema")
-        model.load_state_dict(average["average"] if average else state["model"])
-        logger.info("evaluating the %s of %s", "moving average" if average else "weights", output)
+    own = scores_own(cfg, resume=options["resume"], chosen=options.get("weights_chosen", False))
+    if own:
+        load_own(cfg, model)
     else:
-        # Every tensor must come from the file: a score of half-loaded weights says nothing.
-        report = load_weights(
-            model,
-            path,
-            allow_unsafe=options["allow_unsafe"],
-            allow_missing=(),
-            classes=cfg.train.init.classes,
-        )
-        logger.info("%s", report)
+        load_file(cfg, model, allow_unsafe=options["allow_unsafe"])
+        keep_results_apart(cfg)
+    if folder := results_folder(cfg):
+        logger.info("detections go to %s", folder)
     results = Evaluation(cfg)(model)
     if comm.is_main_process():
         print(json.dumps(results, indent=2))

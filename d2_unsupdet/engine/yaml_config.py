@@ -30,6 +30,7 @@ from d2_unsupdet.data import (
 )
 from d2_unsupdet.detectors.yaml_settings import ARCHITECTURES
 from d2_unsupdet.engine.defaults import TRAIN
+from d2_unsupdet.engine.model_checks import check_yaml_values
 from d2_unsupdet.engine.optim import parameter_groups
 from d2_unsupdet.engine.schedule import to_iterations
 from d2_unsupdet.errors import UserError, nearest
@@ -68,6 +69,12 @@ def _parse(cfg_text: str) -> CfgNode:
     cfg.merge_from_other_cfg(CfgNode(yaml.safe_load(cfg_text)))
     # Devices are the engine's business: it moves the built model.
     cfg.MODEL.DEVICE = "cpu"
+    keys = cfg.MODEL.RESNETS
+    if (
+        keys.DEPTH in (18, 34)
+        and keys.RES2_OUT_CHANNELS == get_cfg().MODEL.RESNETS.RES2_OUT_CHANNELS
+    ):
+        keys.RES2_OUT_CHANNELS = 64  # blocks without a bottleneck; Detectron2 asserts it
     return cfg
 
 
@@ -211,6 +218,11 @@ def check_classes(cfg_text: str, names: Sequence[str]) -> None:
             f"MODEL.{section}.NUM_CLASSES={count} contradicts data set '{', '.join(names)}', which "
             f"has {len(classes)} classes."
         )
+
+
+def check_yaml_model(cfg_text: str) -> None:
+    """Refuse values of `MODEL` that no model can have."""
+    check_yaml_values(_parse(cfg_text).MODEL)
 
 
 def _multiplier(solver: CfgNode) -> Any:

@@ -1,0 +1,108 @@
+"""`--eval-only` scores the run's own newest checkpoint, unless the command line names another."""
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+from d2_unsupdet.checkpoint.checkpointer import RunCheckpointer
+from d2_unsupdet.engine.scored_weights import (
+    keep_results_apart,
+    load_file,
+    load_own,
+    names_weights,
+    results_folder,
+    scores_own,
+)
+from d2_unsupdet.errors import UserError
+
+
+@pytest.fixture
+def cfg(tmp_path):
+    initial = tmp_path / "pretrained.pth"
+    torch.save(nn.Linear(2, 3).state_dict(), initial)
+    output = tmp_path / "run"
+    return OmegaConf.create(
+        {
+            "train": {
+                "output_dir": str(output),
+                "init_checkpoint": str(initial),
+                "init": {"classes": "keep"},
+            },
+            "dataloader": {"evaluator": {"output_dir": "${train.output_dir}/evaluation"}},
+        }
+    )
+
+
+def save(cfg, model, *, ema=None):
+    state = {"model": model.state_dict()} | ({"ema": {"average": ema}} if ema else {})
+    RunCheckpointer(cfg.train.output_dir).save(state, 9, final=True)
+
+
+def test_the_run_comes_first_and_an_override_before_it(cfg, tmp_path):
+    assert not scores_own(cfg, resume=False, chosen=False)  # the folder holds no run yet
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/model_best.pth").touch()
+    assert not scores_own(cfg, resume=False, chosen=False)
+    save(cfg, nn.Linear(2, 3))
+    assert scores_own(cfg, resume=False, chosen=False)
+    assert not scores_own(cfg, resume=False, chosen=True)
+    assert scores_own(cfg, resume=True, chosen=True)
+    cfg.train.init_checkpoint = ""
+    assert scores_own(cfg, resume=False, chosen=True)
+
+
+@pytest.mark.parametrize(
+    "overrides, chosen",
+    [
+        ([], False),
+        (["train.max_iter=3", "train.init.classes=drop"], False),
+        (["train.init_checkpoint=a.pth"], True),
+        (["MODEL.WEIGHTS", "a.pth"], True),
+        (["MODEL.WEIGHTS=a.pth"], True),
+    ],
+)
+def test_whether_the_command_line_names_weights(overrides, chosen):
+    assert names_weights(overrides) == chosen
+
+
+def test_the_log_names_the_file_that_is_scored(cfg, caplog):
+    caplog.set_level("INFO")
+    trained, average, model = nn.Linear(2, 3), nn.Linear(2, 3), nn.Linear(2, 3)
+    save(cfg, trained)
+    load_own(cfg, model)
+    assert torch.equal(model.weight, trained.weight)
+    assert f"weights after step 10, {cfg.train.output_dir}/model_final.pth" in caplog.text
+    assert "come before train.init_checkpoint=" in caplog.text
+    save(cfg, trained, ema=average.state_dict())
+    load_own(cfg, model)
+    assert torch.equal(model.weight, average.weight)
+    with pytest.raises(UserError, match="is not of the model of this config"):
+        load_own(cfg, nn.Linear(2, 4))
+
+
+def test_half_loaded_weights_are_not_scored(cfg):
+    load_file(cfg, nn.Linear(2, 3), allow_unsafe=False)
+    bigger = nn.Linear(2, 3)
+    bigger.head = nn.Linear(3, 1)
+    with pytest.raises(UserError, match=r"lacks 2 tensors of the model \(head.weight, head.bias\)"):
+        load_file(cfg, bigger, allow_unsafe=False)
+
+
+def test_dropped_heads_leave_nothing_to_evaluate(cfg):
+    model = nn.Module()
+    model.body = nn.Linear(40, 40)
+    model.heads = nn.Module()
+    model.heads.classes = nn.ModuleList([nn.Linear(2, 3)])
+    torch.save(model.state_dict(), cfg.train.init_checkpoint)
+    cfg.train.init.classes = "drop"
+    with pytest.raises(UserError, match="nothing to evaluate: train.init.classes=drop"):
+        load_file(cfg, model, allow_unsafe=False)
+
+
+def test_other_weights_do_not_overwrite_the_runs_detections(cfg, tmp_path):
+    keep_results_apart(cfg)
+    assert results_folder(cfg) == f"{tmp_path}/run/evaluation"  # nothing there to keep
+    save(cfg, nn.Linear(2, 3))
+    keep_results_apart(cfg)
+    assert results_folder(cfg).endswith(f"/run/evaluation_{tmp_path.name}_pretrained")

@@ -69,9 +69,16 @@ def has_class_heads(state: Mapping[str, Tensor]) -> bool:
     return any(map(_CLASSES.fullmatch, state))
 
 
+def is_class_tensor(name: str) -> bool:
+    """Whether `drop` leaves it out: a class head, or the label table of DN."""
+    return name == _LABELS or _CLASSES.fullmatch(name) is not None
+
+
 def choose_classes(state: State, choice: ClassRows) -> tuple[State, dict[str, str]]:
     """The state with other class heads, and what happened: name -> sentence."""
     if not has_class_heads(state):
+        if choice.rows is None and any(name.startswith("decoder.layers.") for name in state):
+            return state, {}  # `drop` when it was converted
         raise UserError(f"classes={choice.name}: the file holds no class heads of a DETR.")
     changed, said = {}, {}
     background = _has_background(state, choice)

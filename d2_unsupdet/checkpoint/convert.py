@@ -1,4 +1,7 @@
-"""Convert weights between layouts by way of Detectron2's names; half a ResNet is an error."""
+"""Convert weights between layouts by way of Detectron2's names.
+
+Half a ResNet is an error, and so is half a DETR-style detector.
+"""
 
 import logging
 from collections import Counter, defaultdict
@@ -8,7 +11,8 @@ from dataclasses import dataclass, field
 import torch
 
 from d2_unsupdet.checkpoint.class_heads import KEEP, choose_classes, class_rows, has_class_heads
-from d2_unsupdet.checkpoint.detr_names import check_parts
+from d2_unsupdet.checkpoint.detr_names import official_name
+from d2_unsupdet.checkpoint.detr_whole import check_detector, check_layers
 from d2_unsupdet.checkpoint.formats import FORMATS, HUB, detect, get_format
 from d2_unsupdet.checkpoint.layout import Format, State
 from d2_unsupdet.checkpoint.resnet import COUNTER, Completeness, bare_name, check_resnet
@@ -114,7 +118,10 @@ def _to_hub(
         names = {kept[bare]: ours[new] for bare, new in arranged.origin.items()}
         hub = {ours[name]: tensor for name, tensor in arranged.state.items()}
     if found.detector:
-        check_parts(hub)
+        layout = found.name.removeprefix("hf_")
+        check_detector(layout, hub, lambda name: official_name(found, hub, name))
+    elif has_class_heads(hub):
+        check_layers(hub)
     return hub, names, dropped
 
 
@@ -124,13 +131,13 @@ def _write_detector(
     """A whole detector under the names of its origin; it must be one of that kind."""
     if not has_class_heads(hub):
         raise UserError(f"Only a whole detector can become {goal.name}; this file has no heads.")
-    check_parts(hub)
     moves = {new: goal.from_hub(new) for new in hub}
     result = {moves[new]: tensor for new, tensor in hub.items()}
-    if goal.restore:
-        result = goal.restore(result)
     if not goal.fits(result):
         raise UserError(f"The file holds another detector than {goal.name}: change --to.")
+    check_detector(goal.name, hub)
+    if goal.restore:
+        result = goal.restore(result)
     lost = [new for new, name in moves.items() if name == new]
     if lost:
         raise UserError(f"{goal.name} has no place for {len(lost)} tensors ({lost[0]}, ...).")
@@ -142,7 +149,7 @@ def _as_format(source: str | Format) -> Format:
 
 
 def _check_whole(found: Format, hub: State) -> int | None:
-    """A bare ResNet holds nothing else; the other parts of a whole detector are not checked."""
+    """A bare ResNet holds nothing else; of a whole detector, this is the part below the others."""
     if not found.resnet:
         return None
     bare = {short: tensor for name, tensor in hub.items() if (short := bare_name(name))}

@@ -16,8 +16,11 @@ from d2_unsupdet.errors import UserError
 Pairs = tuple[tuple[str, str], ...]  # starts of names; * is a number
 
 PREFIX = r"(module\.)?(detr\.)?"
-PARTS = ("backbone", "neck", "encoder", "decoder", "proposals", "query_source", "heads")
 _LAST = r"(?=\.|$)"
+_HEADS = {
+    "class": ("weight", "bias"),
+    "bbox": tuple(f"layers.{i}.{part}" for i in range(3) for part in ("weight", "bias")),
+}
 
 _ENC, _DEC = "transformer.encoder.layers.*", "transformer.decoder.layers.*"
 _OUR_ENC, _OUR_DEC = "encoder.layers.*", "decoder.layers.*"
@@ -136,20 +139,28 @@ def _rule(start: str, other: str) -> tuple[str, str]:
     return rf"^{pattern}{_LAST}", other.replace("*", r"\1")
 
 
-def arrange_heads(state: Mapping[str, Tensor]) -> Arranged:
-    """Each head once: copies under the decoder go, and so do repetitions of one shared head."""
+def arrange_heads(state: Mapping[str, Tensor], *, tied: bool = False) -> Arranged:
+    """Each head once: copies under the decoder go, and so do repetitions of one shared head.
+
+    Args:
+        tied: a head that all layers share may be there once, as safetensors files leave it.
+    """
     moves: dict[str, str] = {}
     dropped: dict[str, str] = {}
     for name in state:
         top = re.sub(r"^transformer\.decoder\.(class|bbox)_embed", r"\1_embed", name)
         if top != name and top in state:
+            _check_second_name(state, top, name)
             dropped[name] = "second names of the heads"
         else:
             moves[name] = top
-    count = _head_count(moves.values())
-    if "transformer.enc_output.weight" in state:
-        moves = {old: _encoder_head(new, count - 1) for old, new in moves.items()}
-    elif _shared(state, moves, count):
+    layers = 1 + max(_numbers(r"transformer\.decoder\.layers\.(\d+)\.", state), default=-1)
+    two_stage = any(re.match(r"transformer\.(enc_output|pos_trans)", name) for name in state)
+    alone = tied and not two_stage and not _refined(state)
+    _check_heads(moves.values(), layers, two_stage=two_stage, alone=alone)
+    if two_stage:
+        moves = {old: _encoder_head(new, layers) for old, new in moves.items()}
+    elif _shared(state, moves):
         repeated = [n for n, new in moves.items() if re.match(r"(class|bbox)_embed\.[1-9]", new)]
         dropped |= dict.fromkeys(repeated, "the one head of all layers, repeated")
         moves = {old: new for old, new in moves.items() if old not in dropped}
@@ -178,32 +189,41 @@ def restore_heads(state: State) -> State:
     return state
 
 
-def check_parts(hub: Iterable[str]) -> None:
-    """Every layer of the transformer looks like its neighbours, every name has a place."""
-    hub = list(hub)
-    foreign = [name for name in hub if name.partition(".")[0] not in PARTS]
-    if foreign:
+def official_name(layout: Format, state: Mapping[str, Tensor], name: str) -> str:
+    """What an official file calls a tensor of ours; ours where nothing is written in a layout."""
+    if layout.back is None:
+        return name
+    last = 1 + max(_numbers(r"decoder\.layers\.(\d+)\.", state), default=-1)
+    return re.sub(r"^enc_(class|bbox)_embed\.", rf"\1_embed.{last}.", layout.from_hub(name))
+
+
+def _check_second_name(state: Mapping[str, Tensor], first: str, second: str) -> None:
+    """Both are one tensor wherever the official code wrote the file."""
+    if not torch.equal(state[first], state[second]):
         raise UserError(
-            f"{len(foreign)} tensors ({', '.join(foreign[:3])}) have no place in a detector of "
-            "this layout; remove them, or say another layout with --from."
+            f"The file holds two values of one tensor, {first} and {second}: remove the one that "
+            "is not meant, or fetch it again."
         )
-    for part in ("encoder", "decoder"):
-        pattern = rf"{part}\.layers\.(\d+)\.(.+)"
-        found: dict[int, set[str]] = {}
-        for name in hub:
-            if match := re.fullmatch(pattern, name):
-                found.setdefault(int(match[1]), set()).add(match[2])
-        _check_alike(part, found)
 
 
-def _check_alike(part: str, found: dict[int, set[str]]) -> None:
-    every = set().union(*found.values()) if found else set()
-    every = {leaf for leaf in every if "cross_attn.query_position" not in leaf}  # layer 0 only
-    for layer in range(max(found, default=-1) + 1):
-        if lost := sorted(every - found.get(layer, set())):
+def _check_heads(names: Iterable[str], layers: int, *, two_stage: bool, alone: bool) -> None:
+    """One for each decoder layer, and in two-stage files one more for the encoder stage."""
+    names = set(names)
+    found = {kind: set(_numbers(rf"{kind}_embed\.(\d+)\.", names)) for kind in _HEADS}
+    single = alone and all(indices == {0} for indices in found.values())
+    count = 1 if single else layers + two_stage
+    place = f"a decoder of {layers} layers" + (" behind an encoder stage" if two_stage else "")
+    for kind, leaves in _HEADS.items():
+        for index in range(count):
+            head = f"{kind}_embed.{index}"
+            lost = [head] if index not in found[kind] else []
+            lost += [f"{head}.{leaf}" for leaf in leaves if f"{head}.{leaf}" not in names]
+            if lost:
+                raise UserError(f"The file lacks {lost[0]}, a head of {place}; fetch it again.")
+        if more := sorted(found[kind] - set(range(count))):
             raise UserError(
-                f"The file lacks {len(lost)} tensors of {part} layer {layer} ({lost[0]}, ...); "
-                "fetch it again."
+                f"{kind}_embed.{more[0]} has no place at {place}: the file lacks layers; fetch it "
+                "again."
             )
 
 
@@ -219,13 +239,20 @@ def _numbers(pattern: str, names: Iterable[str]) -> list[int]:
     return [int(match[1]) for name in names if (match := re.match(pattern, name))]
 
 
-def _shared(state: Mapping[str, Tensor], moves: Mapping[str, str], count: int) -> bool:
-    """Refined models have a second name for each box head; without it the values decide."""
-    if count == 1 or any(name.startswith("transformer.decoder.bbox_embed.") for name in state):
+def _refined(state: Iterable[str]) -> bool:
+    """Models that refine boxes have a second name for each box head."""
+    return any(name.startswith("transformer.decoder.bbox_embed.") for name in state)
+
+
+def _shared(state: Mapping[str, Tensor], moves: Mapping[str, str]) -> bool:
+    """Where no second name tells, the values decide."""
+    if _refined(state):
         return False
     heads = {new: state[old] for old, new in moves.items() if re.match(r"(class|bbox)_em", new)}
     first = {name: re.sub(r"_embed\.\d+\.", "_embed.0.", name) for name in heads}
-    return all(torch.equal(heads[name], heads[first[name]]) for name in heads)
+    return all(
+        first[name] in heads and torch.equal(heads[name], heads[first[name]]) for name in heads
+    )
 
 
 def _check_same_classes(state: State) -> None:
@@ -260,45 +287,49 @@ def _official(name: str, about: str, pairs: Pairs, marks: str, lacks: str = "") 
     )
 
 
-_SAMPLING = r"transformer\.decoder\.layers\.0\.cross_attn\.sampling_offsets\.weight"
+# any one of several tensors, so that a file that lost some is still known, and told what it lacks
+_DECODER = r"transformer\.decoder\.layers\.\d+"
+_SAMPLING = rf"{_DECODER}\.cross_attn\.sampling_offsets\.(weight|bias)"
+_ANCHORS = r"(tgt_embed|refpoint_embed)\.weight"
+_TOKENS = r"transformer\.pix_trans(_norm)?\.(weight|bias)"
 
 OFFICIAL = (
     _official(
         "detr",
         "the official DETR",
         DETR,
-        r"transformer\.decoder\.layers\.0\.multihead_attn\.in_proj_weight",
+        rf"{_DECODER}\.multihead_attn\.in_proj_(weight|bias)",
     ),
     _official(
         "conditional_detr",
         "the official Conditional DETR",
         CONDITIONAL,
-        r"transformer\.decoder\.layers\.0\.sa_qcontent_proj\.weight",
+        rf"{_DECODER}\.sa_qcontent_proj\.(weight|bias)",
     ),
     _official(
         "deformable_detr",
         "the official Deformable DETR, also single-scale, refined, two-stage",
         DEFORMABLE,
         _SAMPLING,
-        r"tgt_embed\.weight transformer\.pix_trans\.weight",
+        rf"{_ANCHORS} {_TOKENS} label_enc\.weight",
     ),
     _official(
         "dab_deformable_detr",
         "the official DAB-Deformable-DETR",
         DEFORMABLE,
-        rf"{_SAMPLING} tgt_embed\.weight",
+        rf"{_SAMPLING} {_ANCHORS}",
         r"label_enc\.weight",
     ),
     _official(
         "dn_dab_deformable_detr",
         "the official DN-DAB-Deformable-DETR",
         DEFORMABLE,
-        rf"{_SAMPLING} tgt_embed\.weight label_enc\.weight",
+        rf"{_SAMPLING} label_enc\.weight",
     ),
     _official(
         "deta",
         "the official DETA, also its baseline without overlap assignment",
         DEFORMABLE,
-        rf"{_SAMPLING} transformer\.pix_trans\.weight",
+        rf"{_SAMPLING} {_TOKENS}",
     ),
 )

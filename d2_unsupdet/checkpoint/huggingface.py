@@ -115,12 +115,16 @@ def join_projections(state: Mapping[str, Tensor]) -> Arranged:
     return Arranged(joined, origin)
 
 
-def _arrange(rules: Rules, state: Mapping[str, Tensor]) -> Arranged:
+def _arrange(rules: Rules, pairs: Pairs, state: Mapping[str, Tensor]) -> Arranged:
     """Official names, each tensor once."""
     whole = join_projections({apply_rules(_OLD_SPELLING, n): t for n, t in state.items()})
     spelled = {name: apply_rules(_OLD_SPELLING, name) for name in state}
     official = {name: apply_rules(_RESNET + rules, name) for name in whole.state}
-    heads = arrange_heads({new: whole.state[old] for old, new in official.items()})
+    renamed = {new: whole.state[old] for old, new in official.items()}
+    if pairs is DEFORMABLE:
+        heads = arrange_heads(renamed, tied=True)
+    else:
+        heads = Arranged(renamed, {new: new for new in renamed})
     names = {name: official[whole.origin[new]] for name, new in spelled.items()}
     return Arranged(
         heads.state,
@@ -141,11 +145,11 @@ def _format(name: str, title: str, rules: Rules, pairs: Pairs, marks: Iterable[s
         ),
         renames=(*_RESNET, *forward_rules(pairs)),
         detector=True,
-        arrange=lambda state: _arrange(rules, state),
+        arrange=lambda state: _arrange(rules, pairs, state),
     )
 
 
-_CROSS = r"model\.decoder\.layers\.0\.encoder_attn\."
+_DECODER = r"model\.decoder\.layers\.\d+"
 
 HUGGING_FACE = (
     _format(
@@ -153,7 +157,7 @@ HUGGING_FACE = (
         "DETR",
         _DETR,
         DETR,
-        [_CROSS + r"k_proj\.weight", r"class_labels_classifier\.weight"],
+        [rf"{_DECODER}\.encoder_attn\.k_proj\.(weight|bias)"],
     ),
     _format(
         "conditional_detr",
@@ -161,8 +165,7 @@ HUGGING_FACE = (
         _CONDITIONAL,
         CONDITIONAL,
         [
-            r"model\.decoder\.layers\.0\.(self_attn\.q_content|sa_qcontent)_proj\.weight",
-            r"model\.decoder\.query_scale\.layers\.0\.weight",
+            rf"{_DECODER}\.(self_attn\.q_content|sa_qcontent)_proj\.(weight|bias)",
         ],
     ),
     _format(
@@ -170,6 +173,6 @@ HUGGING_FACE = (
         "Deformable DETR",
         _DEFORMABLE,
         DEFORMABLE,
-        [_CROSS + r"sampling_offsets\.weight", r"model\.level_embed"],
+        [rf"{_DECODER}\.encoder_attn\.sampling_offsets\.(weight|bias)"],
     ),
 )

@@ -18,9 +18,11 @@ from torch import nn
 from d2_unsupdet.checkpoint.class_heads import (
     ENCODER_STAGE,
     KEEP,
+    ClassRows,
     choose_classes,
     class_rows,
     has_class_heads,
+    is_class_tensor,
 )
 from d2_unsupdet.checkpoint.convert import convert, parameter_count
 from d2_unsupdet.checkpoint.files import read_weights
@@ -51,7 +53,9 @@ def load_weights(
     Args:
         min_coverage: share of the file's values that the model must take, 0-1.
         allow_missing: patterns (`roi_heads.*`) of model tensors that may keep their initial values;
-            None: all but those of a ResNet.
+            None: all but those of a ResNet, and in a DETR-style detector none unless the file holds
+            a backbone alone; class heads under classes=drop need no pattern. An empty list allows
+            nothing at all.
         allow_mismatch: patterns of model tensors that keep their initial values where the file has
             another shape, e.g. class heads for another number of classes.
         allow_unsafe: run code that the file brings along.
@@ -71,7 +75,7 @@ def load_weights(
     _check_depth(plan, target)
     _drop_misshaped(plan, target, allow_mismatch)
     report = plan.report(target)
-    _check(report, min_coverage, allow_missing)
+    _check(report, min_coverage, _missing(report, target, allow_missing, class_rows(classes)))
     model.load_state_dict({name: plan.state[old] for name, old in plan.names.items()}, strict=False)
     return report
 
@@ -229,20 +233,32 @@ def _drop_misshaped(plan: _Plan, target: State, allowed: Sequence[str]) -> None:
         )
 
 
-def _check(report: LoadReport, min_coverage: float, allow_missing: Sequence[str] | None) -> None:
+def _missing(
+    report: LoadReport, target: State, allowed: Sequence[str] | None, choice: ClassRows | None
+) -> list[str]:
+    """Tensors of the model that the file should have."""
+    if allowed is not None and not allowed:
+        return list(report.new)
+    whole = has_class_heads(target) and any(not n.startswith("backbone.") for n in report.matched)
+    dropped = choice is not None and choice.rows is None
+    new = [n for n in report.new if not (whole and dropped and is_class_tensor(n))]
+    if allowed is not None:
+        return [n for n in new if not _matches(n, allowed)]
+    return [n for n in new if whole or ((b := bare_name(n)) and _BLOCK.fullmatch(b))]
+
+
+def _check(report: LoadReport, min_coverage: float, missing: Sequence[str]) -> None:
     if not report.matched:
         raise UserError(
             f"Nothing of {report.source} fits the model: the file has {_first(report.unused)}, the "
             f"model {_first(report.new)}; is it the right file, or a layout we do not know?"
         )
-    if allow_missing is None:
-        missing = [n for n in report.new if (b := bare_name(n)) and _BLOCK.fullmatch(b)]
-    else:
-        missing = [n for n in report.new if not _matches(n, allow_missing)]
     if missing:
+        heads = all(map(is_class_tensor, missing))
+        hint = "set train.init.classes to drop (classes in Python)" if heads else ""
         raise UserError(
             f"{report.source} lacks {len(missing)} tensors of the model ({_first(missing)}); take "
-            "a complete file, or name them in allow_missing if they may start anew."
+            f"a complete file, or {hint or 'name them in allow_missing'} if they may start anew."
         )
     if report.source_share < min_coverage:
         raise UserError(

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from d2_unsupdet.detectors.assigning import Stage
-from d2_unsupdet.detectors.boxes import to_xyxy
+from d2_unsupdet.detectors.boxes import full_precision, to_xyxy
 from d2_unsupdet.detectors.structures import Match
 from d2_unsupdet.errors import UserError
 
@@ -72,34 +72,34 @@ class OverlapAssigner:
         self.unique, self.zero_overlap = unique, zero_overlap
 
     def ask(self, stage: Stage) -> list[Tensor]:
-        """References, what is blocked and allowed, then the targets of each image."""
+        """The overlaps (n, N) of each image, -1 where a pair must not be."""
         if stage.reference is None or stage.reference.shape[-1] != 4:
             raise UserError(
                 "OverlapAssigner compares boxes, and the queries of this detector start from none: "
                 "use it with proposals or learned anchors, or take HungarianAssigner."
             )
-        optional = [t for t in (stage.blocked, stage.allowed) if t is not None]
-        return [stage.reference, *optional, *(t.boxes for t in stage.targets)]
+        reference = to_xyxy(full_precision(stage.reference))
+        overlaps = []
+        for image, target in enumerate(stage.targets):
+            iou = box_iou(to_xyxy(target.boxes.to(reference.dtype)), reference[image])
+            if stage.blocked is not None:
+                iou = iou.masked_fill(stage.blocked[image], -1)
+            if stage.allowed is not None:
+                iou = iou.masked_fill(~stage.allowed[:, : len(target)].T, -1)
+            overlaps.append(iou)
+        return overlaps
 
     def answer(self, stage: Stage, asked: list[Tensor]) -> list[Match]:
-        rest = iter(asked)
-        reference = next(rest)
-        blocked = next(rest).bool() if stage.blocked is not None else None
-        allowed = next(rest).bool() if stage.allowed is not None else None
         pairs = []
-        for image, boxes in enumerate(rest):
-            iou = box_iou(to_xyxy(boxes), to_xyxy(reference[image]))  # (n, N)
-            if blocked is not None:
-                iou = iou.masked_fill(blocked[image], 0)
-            if allowed is not None:
-                iou = iou.masked_fill(~allowed[:, : len(boxes)].T, 0)
+        for target, iou in zip(stage.targets, asked, strict=True):
             if not torch.isfinite(iou).all():
                 raise FloatingPointError(
-                    f"The overlaps of image {stage.targets[image].name} are not finite: its "
-                    "proposals or its boxes are NaN or infinite. Lower the learning rate, or look "
-                    "at its labels."
+                    f"The overlaps of image {target.name} are not finite: its proposals or its "
+                    "boxes are NaN or infinite. Lower the learning rate, or look at its labels."
                 )
-            pairs.append(self.pairs(iou))
+            query, chosen = self.pairs(iou.clamp(min=0))
+            free = iou[chosen, query] >= 0
+            pairs.append((query[free], chosen[free]))
         match = Match([query for query, _ in pairs], [target for _, target in pairs])
         return [match] * len(stage.logits)
 

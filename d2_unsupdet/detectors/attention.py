@@ -61,6 +61,15 @@ def attend(
     return mixed.transpose(1, 2).flatten(2)
 
 
+def shares(query: Tensor, key: Tensor, *, heads: int, padding: Tensor | None = None) -> Tensor:
+    """The (B, heads, N, S) softmax that `attend` mixes values by, for those who look at it."""
+    split = [x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key)]
+    scores = split[0] @ split[1].transpose(2, 3) / split[0].shape[-1] ** 0.5
+    if padding is not None:
+        scores = scores.masked_fill(padding[:, None, None], float("-inf"))
+    return scores.softmax(-1)
+
+
 class MultiHeadAttention(nn.Module):
     """Dense attention under the parameter names of `torch.nn.MultiheadAttention`.
 
@@ -99,6 +108,12 @@ class MultiHeadAttention(nn.Module):
         mixed = attend(q, k, v, heads=self.heads, mask=mask, padding=padding, dropout=dropout)
         return self.out_proj(mixed)
 
+    def shares(self, query: Tensor, key: Tensor, *, padding: Tensor | None = None) -> Tensor:
+        """How much each query takes of each key, (B, heads, N, S)."""
+        q = self._project(query, slice(None, self.dim))
+        k = self._project(key, slice(self.dim, 2 * self.dim))
+        return shares(q, k, heads=self.heads, padding=padding)
+
     def _project(self, x: Tensor, rows: slice) -> Tensor:
         return F.linear(x, self.in_proj_weight[rows], self.in_proj_bias[rows])
 
@@ -119,20 +134,34 @@ class DenseCrossAttention(MultiHeadAttention):
         keys = encoded.memory + encoded.position
         return self.mix(content + step.position, keys, encoded.memory, padding=encoded.mask)
 
+    def reads(self, content: Tensor, step: Step) -> Tensor:
+        """How much each query takes of each token, (B, heads, N, S)."""
+        encoded = step.encoded
+        keys = encoded.memory + encoded.position
+        return self.shares(content + step.position, keys, padding=encoded.mask)
+
 
 class DeformableCrossAttention(DeformableAttention):
     """Queries read a few points around their reference."""
 
     def forward(self, content: Tensor, step: Step) -> Tensor:  # type: ignore[override]
-        encoded, reference = step.encoded, step.reference
-        assert reference is not None
-        ratios = encoded.valid_ratios
-        if reference.shape[-1] == 4:
-            ratios = torch.cat([ratios, ratios], dim=-1)
-        placed = reference[:, :, None] * ratios[:, None]  # (B, N, L, 2 or 4)
+        encoded, placed = step.encoded, self._placed(step)
         return super().forward(
             content + step.position, placed, encoded.memory, encoded.shapes, encoded.mask
         )
+
+    def reads(self, content: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+        """`points_of` each query."""
+        return self.points_of(content + step.position, self._placed(step), step.encoded.shapes)
+
+    @staticmethod
+    def _placed(step: Step) -> Tensor:
+        """The references on each level of the padded batch, (B, N, L, 2 or 4)."""
+        reference, ratios = step.reference, step.encoded.valid_ratios
+        assert reference is not None
+        if reference.shape[-1] == 4:
+            ratios = torch.cat([ratios, ratios], dim=-1)
+        return reference[:, :, None] * ratios[:, None]
 
 
 class ConditionalSelfAttention(nn.Module):
@@ -192,20 +221,30 @@ class ConditionalCrossAttention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, content: Tensor, step: Step) -> Tensor:
+        query, key = self._query_and_key(content, step)
+        mixed = attend(
+            query,
+            key,
+            self.value(step.encoded.memory),
+            heads=self.heads,
+            padding=step.encoded.mask,
+            dropout=self.dropout if self.training else 0.0,
+        )
+        return self.out_proj(mixed)
+
+    def reads(self, content: Tensor, step: Step) -> Tensor:
+        """How much each query takes of each token, (B, heads, N, S)."""
+        query, key = self._query_and_key(content, step)
+        return shares(query, key, heads=self.heads, padding=step.encoded.mask)
+
+    def _query_and_key(self, content: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         encoded = step.encoded
         query, key = self.query_content(content), self.key_content(encoded.memory)
         key_place = self.key_position(encoded.position)
         if self.query_position is not None:
             query, key = query + self.query_position(step.position), key + key_place
-        mixed = attend(
-            self._side_by_side(query, self.query_sine(step.sine)),
-            self._side_by_side(key, key_place),
-            self.value(encoded.memory),
-            heads=self.heads,
-            padding=encoded.mask,
-            dropout=self.dropout if self.training else 0.0,
-        )
-        return self.out_proj(mixed)
+        sine = self.query_sine(step.sine)
+        return self._side_by_side(query, sine), self._side_by_side(key, key_place)
 
     def _side_by_side(self, content: Tensor, place: Tensor) -> Tensor:
         """(B, N, C) twice to (B, N, 2C), where every head holds its share of both."""

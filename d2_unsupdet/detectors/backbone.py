@@ -16,6 +16,7 @@ from detectron2.modeling.backbone.resnet import (
 )
 from torch import Tensor, nn
 
+from d2_unsupdet.detectors.transfer import to_device
 from d2_unsupdet.errors import UserError
 
 
@@ -24,6 +25,8 @@ def detr_stages(*, depth: int, norm: str, dilated: bool = False) -> list[list[CN
 
     Detectron2's own RES5_DILATION=2 dilates the first block too, which does not fit the weights.
     """
+    if depth not in (18, 34, 50, 101, 152):
+        raise UserError(f"There is no ResNet-{depth}: choose depth 18, 34, 50, 101 or 152.")
     stages = ResNet.make_default_stages(depth, norm=norm)
     if not dilated:
         return stages
@@ -57,8 +60,9 @@ class DetrResNet(ResNet):
     def __init__(self, *, mask_padding: bool = False, **others: Any) -> None:
         super().__init__(**others)
         self.mask_padding = mask_padding
-        self._sizes: Sequence[tuple[int, int]] = ()
         self._full: tuple[int, int] = (0, 0)
+        self._extent: tuple[Tensor, ...] = ()  # heights and widths of the images
+        self._valid: dict[tuple[int, int], Tensor] = {}
         if mask_padding:
             for module in self.modules():
                 if isinstance(module, nn.Conv2d) and module.kernel_size[0] > 1:
@@ -72,8 +76,9 @@ class DetrResNet(ResNet):
     ) -> dict[str, Tensor]:
         """`sizes` (h, w) of the images in the padded batch."""
         if self.mask_padding:
-            self._full = (x.shape[-2], x.shape[-1])
-            self._sizes = [self._full] * len(x) if sizes is None else sizes
+            self._full, self._valid = (x.shape[-2], x.shape[-1]), {}
+            sizes = [self._full] * len(x) if sizes is None else sizes
+            self._extent = to_device(sizes, x.device, torch.int64).unbind(1)
         return super().forward(x)
 
     def _silence(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
@@ -83,12 +88,15 @@ class DetrResNet(ResNet):
         return self._silent(out)
 
     def _silent(self, x: Tensor) -> Tensor:
-        valid = torch.zeros(len(x), 1, *x.shape[-2:], dtype=torch.bool, device=x.device)
-        strides = [_stride(*pair) for pair in zip(self._full, x.shape[-2:], strict=True)]
-        for image, (height, width) in enumerate(self._sizes):
-            rows, columns = math.ceil(height / strides[0]), math.ceil(width / strides[1])
-            valid[image, :, :rows, :columns] = True
-        return x * valid
+        """Padding to zero; the mask of each map size is made once a forward."""
+        size = (x.shape[-2], x.shape[-1])
+        if size not in self._valid:
+            rows, columns = (
+                torch.arange(cells, device=x.device) * _stride(full, cells) < extent[:, None]
+                for cells, full, extent in zip(size, self._full, self._extent, strict=True)
+            )
+            self._valid[size] = (rows[:, :, None] & columns[:, None])[:, None]
+        return x * self._valid[size]
 
 
 def _stride(full: int, cells: int) -> int:

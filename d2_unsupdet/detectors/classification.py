@@ -34,7 +34,7 @@ class FocalLoss(nn.Module):
     ) -> Tensor:
         """(D, B, N, K) to (D,); `ignored` (B, N) are no negatives either."""
         logits = full_precision(logits)
-        # A query with two targets has one class: that of the last.
+        # A query with two targets has one class: that written last (on a GPU, any one of them).
         wanted = torch.full(logits.shape[:-1], -1, device=logits.device)
         wanted[index] = labels
         classes = torch.arange(logits.shape[-1], device=logits.device)

@@ -1,16 +1,17 @@
 """The losses of all DETR-style detectors: class, L1 and generalised IoU, of every layer at once."""
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 import torch.distributed as dist
 from detectron2.utils import comm
 from torch import Tensor, nn
-from torchvision.ops import generalized_box_iou_loss
 
 from d2_unsupdet.detectors.assigning import Assigner, Stage, assign
-from d2_unsupdet.detectors.boxes import full_precision, to_xyxy
+from d2_unsupdet.detectors.boxes import full_precision, paired_giou, to_xyxy
 from d2_unsupdet.detectors.classification import FocalLoss, SoftmaxLoss
+from d2_unsupdet.detectors.matching import HungarianAssigner
 from d2_unsupdet.detectors.structures import (
     Decoded,
     DenoisingQueries,
@@ -32,11 +33,14 @@ class Criterion(nn.Module):
     Args:
         classification: class loss of the decoder.
         assigner: which query of the decoder learns which target.
-        encoder_assigner: the same for the tokens of the encoder stage; None takes `assigner`.
+        encoder_assigner: the same for the tokens of the encoder stage; None takes `assigner`, with
+            a softmax decoder one-to-one matching by focal costs.
         weights: of "ce", "bbox" and "giou".
         auxiliary: train every decoder layer, not only the last.
         ignore_padding: tokens of the padding are no negatives of the encoder stage. In the
             originals they are, so that the loss of an image depends on its neighbours' size.
+        denoising_count: denoising losses are divided by the targets of this rank ("local", as the
+            original) or by their mean over the ranks, as all other losses ("ranks").
     """
 
     def __init__(
@@ -48,14 +52,20 @@ class Criterion(nn.Module):
         weights: Mapping[str, float],
         auxiliary: bool = True,
         ignore_padding: bool = True,
+        denoising_count: Literal["local", "ranks"] = "local",
     ) -> None:
         super().__init__()
         self.classification = classification
-        self.objectness = FocalLoss()
+        focal = isinstance(classification, FocalLoss)
+        # Objectness is one sigmoid, whatever the decoder's classes are.
+        self.objectness = classification if focal else FocalLoss()
         self.assigner = assigner
-        self.encoder_assigner = assigner if encoder_assigner is None else encoder_assigner
+        if encoder_assigner is None:
+            encoder_assigner = assigner if focal else HungarianAssigner()
+        self.encoder_assigner = encoder_assigner
         self.weights = dict(weights)
         self.auxiliary, self.ignore_padding = auxiliary, ignore_padding
+        self.denoising_count = denoising_count
 
     def forward(
         self,
@@ -79,14 +89,11 @@ class Criterion(nn.Module):
             losses = self._stage(stages[1][1], matched[1], self.objectness, count)
             result |= self._named(losses, "_enc")
         if denoising is not None and decoded.denoising is not None:
+            if self.denoising_count == "local":
+                count = to_device([max(1.0, sum(map(len, targets)))], count.device)
             result |= self._named(self._denoising(decoded.denoising, denoising, count), "_dn")
         layers = matched[0] if self.auxiliary else matched[0] * len(decoded.boxes)
         return result, Matches(layers, matched[1][0] if len(matched) > 1 else None)
-
-    def silent_denoising(self, decoded: Decoded) -> Losses:
-        """Zeros under the names of the denoising losses, for a batch without objects."""
-        zero = decoded.boxes.new_zeros(len(decoded.boxes[self._layers]))
-        return self._named(dict.fromkeys(self.weights, zero), "_dn")
 
     @property
     def _layers(self) -> slice:
@@ -95,11 +102,11 @@ class Criterion(nn.Module):
     def _decoder_stage(
         self, decoded: Decoded, targets: Sequence[Target], allowed: Tensor | None
     ) -> Stage:
-        most = max(map(len, targets), default=0)
-        if allowed is not None and allowed.shape[1] < most:
+        most, queries = max(map(len, targets), default=0), decoded.boxes.shape[2]
+        if allowed is not None and (allowed.shape[0] != queries or allowed.shape[1] < most):
             raise UserError(
-                f"allowed has a column for {allowed.shape[1]} targets, an image has {most}: give "
-                "it as many columns as the most targets of an image."
+                f"allowed is {tuple(allowed.shape)}: it needs a row for each of {queries} queries "
+                f"and a column for each target, of which an image has {most}."
             )
         layers, reference = self._layers, decoded.reference
         return Stage(
@@ -177,7 +184,7 @@ def _box_losses(boxes: Tensor, goal: Tensor, layer: Tensor, layers: int, count: 
     boxes = full_precision(boxes)
     goal = goal.to(boxes.dtype)
     apart = (boxes - goal).abs().sum(1)
-    outside = generalized_box_iou_loss(to_xyxy(boxes), to_xyxy(goal))
+    outside = 1 - paired_giou(to_xyxy(boxes), to_xyxy(goal))
     zero = boxes.new_zeros(layers)
     return {
         "bbox": zero.index_add(0, layer, apart) / count,

@@ -63,7 +63,7 @@ class ConditionalPosition(nn.Module):
     def forward(
         self, layer: int, content: Tensor, position: Tensor, reference: Tensor, encoded: Encoded
     ) -> tuple[Tensor, Tensor | None]:
-        sine = sine_embedding(reference[..., [1, 0]], dim=self.dim // 2)  # y, x
+        sine = sine_embedding(reference.flip(-1), dim=self.dim // 2)  # y, x
         return position, sine if layer == 0 else sine * self.scale(content)
 
 
@@ -93,7 +93,9 @@ class AnchorPosition(nn.Module):
         if self.padded:
             ratio = encoded.valid_ratios[:, 0]  # of the finest level
             reference = reference * torch.cat([ratio, ratio], dim=-1)[:, None]
-        place = self.project(sine_embedding(reference[..., [1, 0, 2, 3]], dim=self.dim // 2))
+        x, y, w, h = reference.unbind(-1)
+        box = torch.stack([y, x, w, h], dim=-1)
+        place = self.project(sine_embedding(box, dim=self.dim // 2))
         return (place if layer == 0 else place * self.scale(content)), None
 
 
@@ -147,7 +149,8 @@ class Decoder(nn.Module):
             if self.refine:
                 reference = boxes[-1].detach()
         decoded = Decoded(torch.stack(hidden), torch.stack(logits), torch.stack(boxes), first)
-        return decoded.split(0 if queries.denoising is None else len(queries.denoising.group))
+        noised = queries.denoising
+        return decoded if noised is None else decoded.split(len(noised.group))
 
 
 class DenseDecoder(Decoder):

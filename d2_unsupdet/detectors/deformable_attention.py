@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from d2_unsupdet.availability import is_installed
 from d2_unsupdet.detectors.deformable_attention_bags import bag_levels
 from d2_unsupdet.detectors.deformable_attention_reference import sample_levels
+from d2_unsupdet.detectors.transfer import to_device
 from d2_unsupdet.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -183,7 +184,7 @@ class DeformableAttention(nn.Module):
         weights = weights.unflatten(-1, (self.levels, self.points))
         reference = reference.to(exact)[:, :, None, :, None]  # (B, Nq, 1, levels, 1, 2|4)
         if reference.shape[-1] == 2:
-            step = 1 / offsets.new_tensor([(w, h) for h, w in shapes])[:, None]
+            step = to_device([(1 / w, 1 / h) for h, w in shapes], offsets.device, exact)[:, None]
         else:
             step = reference[..., 2:] * (0.5 / self.points)
         return torch.addcmul(reference[..., :2], offsets, step), weights

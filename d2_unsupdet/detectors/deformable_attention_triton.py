@@ -15,6 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from d2_unsupdet.detectors.transfer import to_device
+
 
 def kernel_levels(
     value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
@@ -87,7 +89,7 @@ def _level_table(shapes: tuple[tuple[int, int], ...], device: torch.device) -> T
     for h, w in shapes:
         rows.append((h, w, start))
         start += h * w
-    return torch.tensor(rows, dtype=torch.int32, device=device)
+    return to_device(rows, device, torch.int32)
 
 
 @triton.jit

@@ -36,11 +36,9 @@ class Denoising(nn.Module):
         self.label_noise, self.box_noise = label_noise, box_noise
         self.labels = nn.Embedding(num_classes + 1, dim - 1)
 
-    def forward(self, targets: Sequence[Target]) -> DenoisingQueries | None:
-        """None where no image has an object."""
+    def forward(self, targets: Sequence[Target]) -> DenoisingQueries:
+        """No slots where no image has an object."""
         counts = [len(t) for t in targets]
-        if not sum(counts):
-            return None
         labels = torch.cat([t.labels for t in targets]).repeat(self.groups)
         boxes = torch.cat([t.boxes for t in targets]).repeat(self.groups, 1)
         image, slot, group = _places(counts, self.groups, labels.device)

@@ -42,7 +42,9 @@ from d2_unsupdet.errors import UserError
 class DETR(nn.Module):
     """Backbone, encoder, queries, decoder and criterion, each a part that the config chooses.
 
-    >>> model = instantiate(load_config("configs/finetune/coco/detr_r50_300ep.py").model)
+    >>> config = load_config("configs/finetune/coco/detr_r50_300ep.py").model
+    >>> config.heads.num_classes = 80      # "auto" waits for a data set
+    >>> model = instantiate(config)
     >>> losses = model(batch)              # in training
     >>> detections = model(batch)          # in evaluation: Detectron2's list of {"instances": ...}
 
@@ -132,11 +134,12 @@ class DETR(nn.Module):
                 raise UserError(f"Image {name} has no 'instances': is its data set labelled?")
             instances = sample["instances"]
             labels, boxes = instances.gt_classes, instances.gt_boxes.tensor
-            if len(labels) and int(labels.max()) >= self.heads.num_classes:
-                raise UserError(
-                    f"Image {name} has an object of class {int(labels.max())}, the model's last is "
-                    f"{self.heads.num_classes - 1}: set model.heads.num_classes to the data's."
-                )
+            for label in (labels.min(), labels.max()) if len(labels) else ():
+                if not 0 <= int(label) < self.heads.num_classes:
+                    raise UserError(
+                        f"Image {name} has an object of class {int(label)}, the model's are 0 to "
+                        f"{self.heads.num_classes - 1}: set model.heads.num_classes to the data's."
+                    )
             height, width = instances.image_size
             scale = boxes.new_tensor([width, height, width, height])
             boxes = box_convert(boxes / scale, "xyxy", "cxcywh")
@@ -196,13 +199,9 @@ class DETR(nn.Module):
         allowed: Tensor | None = None,
     ) -> tuple[dict[str, Tensor], Matches]:
         """Weighted losses and the matches; `allowed` (N, M): which query may take which target."""
-        losses, matches = self.criterion(
+        return self.criterion(
             decoded, encoded, targets, denoising=queries.denoising, allowed=allowed
         )
-        noises = getattr(self.query_source, "denoising", None) is not None
-        if noises and self.training and queries.denoising is None:
-            losses |= self.criterion.silent_denoising(decoded)
-        return losses, matches
 
     def _answers(
         self, decoded: Decoded, images: ImageList, batch: Sequence[dict[str, Any]]

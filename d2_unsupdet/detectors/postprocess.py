@@ -57,7 +57,8 @@ class SuppressedPairs:
         scores, labels, pixels = best_pairs(logits, boxes, sizes, self.candidates)
         result = []
         for s, c, b in zip(scores, labels, pixels, strict=True):
-            kept = batched_nms(b, s, c, self.threshold)[: self.detections]
+            # Classes are told apart by an offset: with many of them float32 would round the boxes.
+            kept = batched_nms(b.double(), s.double(), c, self.threshold)[: self.detections]
             result.append(Detections(s[kept], c[kept], b[kept]))
         return result
 

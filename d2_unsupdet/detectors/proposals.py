@@ -79,12 +79,12 @@ class SpreadTokens(nn.Module):
             best.append(start + part.topk(min(self.candidates, part.shape[1]), dim=1).indices)
             start += height * width
         index = torch.cat(best, dim=1)  # (B, candidates)
-        image = torch.arange(len(rank), device=rank.device)[:, None].expand_as(index)
-        image, index = image.flatten(), index.flatten()
-        scores = rank[image, index]
-        corners = to_xyxy(boxes[image, index]).clamp(0, 1)
-        left = batched_nms(corners, scores, image * len(shapes) + level[index], self.threshold)
-        kept[image[left], index[left]] = scores[left] > -math.inf
+        corners = to_xyxy(boxes).clamp(0, 1)
+        # Image by image: what survives must not depend on the others of the batch.
+        for image, tokens in enumerate(index):
+            scores = rank[image, tokens]
+            left = batched_nms(corners[image, tokens], scores, level[tokens], self.threshold)
+            kept[image, tokens[left]] = scores[left] > -math.inf
         return kept
 
 
@@ -105,6 +105,8 @@ class Proposals(nn.Module):
         prior: probability that the classifier starts from.
         ignore_padding: tokens of the padding, and those without a usable anchor, are chosen last.
             In the originals their one common score competes with the others'.
+        teaches_encoder: whether the losses of this stage reach the encoder. A pretext whose boxes
+            say nothing about objects trains this stage alone.
     """
 
     def __init__(
@@ -118,9 +120,11 @@ class Proposals(nn.Module):
         select: nn.Module | None = None,
         prior: float = 0.01,
         ignore_padding: bool = True,
+        teaches_encoder: bool = True,
     ) -> None:
         super().__init__()
         self.num_proposals, self.ignore_padding = num_proposals, ignore_padding
+        self.teaches_encoder = teaches_encoder
         self.anchor_size, self.anchor_growth = anchor_size, anchor_growth
         self.select = TopTokens() if select is None else select
         self.project, self.norm = nn.Linear(dim, dim), nn.LayerNorm(dim)
@@ -130,7 +134,8 @@ class Proposals(nn.Module):
 
     def forward(self, encoded: Encoded) -> ProposalSet:
         anchors, usable = self._anchors(encoded)
-        tokens = self.norm(self.project(encoded.memory.masked_fill(~usable[..., None], 0)))
+        memory = encoded.memory if self.teaches_encoder else encoded.memory.detach()
+        tokens = self.norm(self.project(memory.masked_fill(~usable[..., None], 0)))
         logits = self.classes(tokens)
         anchors_logit = torch.logit(anchors).masked_fill(~usable[..., None], math.inf)
         boxes_logit = full_precision(self.boxes(tokens)) + anchors_logit

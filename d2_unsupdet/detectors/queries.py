@@ -120,8 +120,8 @@ class LearnedAnchors(nn.Module):
             content = torch.nn.functional.pad(content, (0, 1))  # the indicator: not denoising
             if self.training and targets is not None:
                 noised = self.denoising(targets)
-                # Without any object the table still takes part: all ranks wait for its gradient.
-                content = content + 0 * self.denoising.labels.weight[0, 0]
+            # Used or not, the table takes part: all ranks wait for its gradient.
+            content = content + 0 * self.denoising.labels.weight[0, 0]
         anchors = self.anchors.weight.expand(batch, -1, -1)
         return Queries(content, None, anchors, group, noised)
 

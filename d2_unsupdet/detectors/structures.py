@@ -152,8 +152,6 @@ class Decoded:
 
     def split(self, slots: int) -> "Decoded":
         """Separate the first `slots` queries, which are denoising's."""
-        if not slots:
-            return self
 
         def part(where: slice) -> Decoded:
             reference = None if self.reference is None else self.reference[:, where]

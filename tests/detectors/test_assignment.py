@@ -216,6 +216,17 @@ def test_blocked_and_forbidden_queries_have_no_overlap():
         assert sorted(pairs) == sorted(once(expected, iou))
 
 
+@pytest.mark.parametrize("balance", ["count", "dynamic"])
+def test_forbidden_pairs_are_never_made_not_even_for_untouched_targets(balance):
+    """The original takes any query for a target that nothing touches; a group's rule wins."""
+    some = stage(2, queries=4)
+    some.targets[0].boxes[0] = torch.tensor([0.95, 0.95, 0.02, 0.02])  # far from all references
+    allowed = torch.tensor([[True, False], [True, False], [False, True], [False, True]])
+    assigner = OverlapAssigner(positive=0.1, zero_overlap="original", balance=balance, **ALL)
+    query, target = assign([(assigner, Stage(**{**vars(some), "allowed": allowed}))])[0][0].pair(0)
+    assert len(query) and allowed[query, target].all()
+
+
 def test_overlaps_that_are_not_finite_name_their_image():
     some = stage(1, 1)
     some.reference[1, 3, 0] = math.nan

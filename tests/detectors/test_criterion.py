@@ -206,6 +206,7 @@ def test_encoder_stage_learns_what_is_an_object(ignore_padding, classes, assigne
         objects,
         count=5,
         skipped=encoded.mask if ignore_padding else None,
+        alpha=0.4,  # as the decoder's
     )
     assert_losses(losses, "_enc", expected)
     tokens = torch.cat(matches.encoder.queries)
@@ -224,6 +225,10 @@ def test_the_encoder_stage_takes_the_decoders_assigner_unless_told():
     parts = {"classification": FocalLoss(), "weights": WEIGHTS}
     assert Criterion(assigner=one, **parts).encoder_assigner is one
     assert Criterion(assigner=one, encoder_assigner=two, **parts).encoder_assigner is two
+    # one sigmoid has no softmax cost
+    softmax = HungarianAssigner(classification="softmax")
+    made = Criterion(assigner=softmax, classification=SoftmaxLoss(), weights=WEIGHTS)
+    assert made.encoder_assigner.classification == "focal"
 
 
 def test_overlaps_are_with_the_reference_and_shared_by_layers():
@@ -329,12 +334,10 @@ def test_denoising_slots_learn_their_own_target():
 
 @pytest.mark.parametrize("auxiliary", [True, False])
 def test_denoising_has_the_layers_of_the_other_losses(auxiliary):
-    criterion, losses, whole, _ = denoised(auxiliary)
+    _, losses, _, _ = denoised(auxiliary)
     ends = ["", "_0", "_1"] if auxiliary else [""]
     names = {f"loss_{n}_dn{e}" for n in ("ce", "bbox", "giou") for e in ends}
     assert {name for name in losses if "_dn" in name} == names
-    silent = criterion.silent_denoising(whole)
-    assert silent.keys() == names and not any(value.any() for value in silent.values())
 
 
 def test_allowed_needs_a_column_for_every_target():
@@ -344,8 +347,12 @@ def test_allowed_needs_a_column_for_every_target():
     _, matches = criterion(decoded(), memory(proposals=False), goals, allowed=allowed)
     assert sorted(matches[0].targets[0].tolist()) == [0, 1]
     for columns in (1, 2):
-        with pytest.raises(UserError, match=f"for {columns} targets, an image has 3"):
+        with pytest.raises(
+            UserError, match=rf"allowed is \({QUERIES}, {columns}\).*an image has 3"
+        ):
             criterion(decoded(), memory(proposals=False), goals, allowed=allowed[:, :columns])
+    with pytest.raises(UserError, match=f"a row for each of {QUERIES} queries"):
+        criterion(decoded(), memory(proposals=False), goals, allowed=allowed[:1])
 
 
 def test_no_layer_teaches_another():

@@ -1,6 +1,7 @@
 """What holds for each of the nine detectors: who learns, what padding and order may not change."""
 
 import copy
+import importlib
 from dataclasses import replace
 
 import pytest
@@ -9,10 +10,18 @@ from detectron2.config import instantiate
 from detectron2.structures import ImageList
 from torch import nn
 
-from d2_unsupdet.detectors import DETR, DeformableDETR, transfer
+from d2_unsupdet.detectors import (
+    DETR,
+    DeformableDETR,
+    HungarianAssigner,
+    OverlapAssigner,
+    transfer,
+)
+from d2_unsupdet.detectors.deformable_attention import use_implementation
 from d2_unsupdet.detectors.neck import resized_mask
 from d2_unsupdet.errors import UserError
 from tests.detectors.tiny import NAMES, batch_of, outputs, sample, tiny_config, tiny_detr
+from tests.detectors.waits import Waits
 from tests.ranks import run_ranks
 
 every = pytest.mark.parametrize("name", NAMES)
@@ -125,15 +134,59 @@ def test_mask_padding_makes_an_image_independent_of_its_neighbour(name):
 
 @every
 def test_training_is_one_wait_for_the_matching(name, monkeypatch):
-    calls = []
+    """Of all that runs on the device only the one transfer of all costs reads numbers back."""
+    model = tiny_detr(name).train()
+    batch = batch_of(2, 3)
+    images, targets = model.preprocess(batch), model.targets(batch)
+    waits, transfers = Waits(), []
 
-    def counted(tensors):
-        calls.append(len(tensors))
-        return transfer.to_host(tensors)
+    def sent(tensors):
+        transfers.append(len(tensors))
+        with waits.on_the_host():
+            return transfer.to_host(tensors)
 
-    monkeypatch.setattr("d2_unsupdet.detectors.assigning.to_host", counted)
-    tiny_detr(name).train()(batch_of(2, 3))
-    assert len(calls) == 1
+    def on_the_host(function):
+        def run(*args, **kwargs):
+            with waits.on_the_host():
+                return function(*args, **kwargs)
+
+        return run
+
+    monkeypatch.setattr("d2_unsupdet.detectors.assigning.to_host", sent)
+    for assigner in (HungarianAssigner, OverlapAssigner):
+        monkeypatch.setattr(assigner, "answer", on_the_host(assigner.answer))
+    for place in ("criterion.flat_index", "proposals.batched_nms"):  # lists; torchvision's own wait
+        function = getattr(
+            importlib.import_module(f"d2_unsupdet.detectors.{place.split('.')[0]}"),
+            place.split(".")[1],
+        )
+        monkeypatch.setattr(f"d2_unsupdet.detectors.{place}", on_the_host(function))
+    with use_implementation("reference"), waits:
+        encoded = model.encode(model.features(images))
+        queries = model.queries(encoded, targets=targets)
+        model.losses(model.decode(encoded, queries), encoded, queries, targets)
+    assert waits.found == [] and len(transfers) == 1
+
+
+def test_waits_are_found():
+    x = torch.arange(6.0).view(2, 3)
+    with Waits() as waits:
+        for call in (
+            lambda: x[..., [1, 0]],
+            lambda: x[x > 1],
+            lambda: x.new_tensor([1.0]),
+            lambda: x.sum().item(),
+            lambda: torch.tensor([1.0], device=x.device),
+            lambda: bool(x.sum() > 1),
+            lambda: (x > 1).nonzero(),
+        ):
+            before = len(waits.found)
+            call()
+            assert len(waits.found) > before
+        count = len(waits.found)
+        transfer.to_device([1.0], x.device)
+        x[torch.tensor([0, 1])]
+    assert len(waits.found) == count
 
 
 @every
@@ -148,7 +201,8 @@ def test_training_waits_once_for_a_gpu(name):
             model(batch)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert len(waits) == 1 + (name == "deta")  # suppression of proposals returns its own size
+    suppressed = len(batch) if name == "deta" else 0  # how many proposals are left of each image
+    assert len(waits) == 1 + suppressed
 
 
 @every
@@ -234,8 +288,11 @@ def test_levels_of_the_memory_are_maps_again(name):
 def test_a_class_count_of_another_data_set_is_said(name):
     model = tiny_detr(name, classes=2).train()
     image = sample(64, 64, 3, seed=1)
-    image["instances"].gt_classes[:] = 4
-    with pytest.raises(UserError, match=r"class 4.*last is 1.*num_classes"):
+    image["instances"].gt_classes[1] = 4
+    with pytest.raises(UserError, match=r"class 4.*are 0 to 1.*num_classes"):
+        model([image])
+    image["instances"].gt_classes[1] = -1
+    with pytest.raises(UserError, match=r"class -1.*are 0 to 1"):
         model([image])
 
 
@@ -331,6 +388,49 @@ def _rank_losses(rank: int, name: str) -> dict[str, torch.Tensor]:
         torch.distributed.all_reduce(grad)
         grad /= 2
     return grads
+
+
+def _rank_denoising(rank: int, count: str) -> torch.Tensor:
+    model = tiny_detr(
+        "dn_dab_deformable_detr",
+        query_source__denoising__box_noise=0.0,
+        query_source__denoising__label_noise=0.0,
+        criterion__denoising_count=count,
+    ).train()
+    return model(batch_of(3, 1)[rank : rank + 1])["loss_giou_dn"].detach()
+
+
+@pytest.mark.parametrize("count, share", [("local", (1, 1)), ("ranks", (3 / 2, 1 / 2))])
+def test_denoising_is_divided_by_the_objects_of_a_rank_or_of_all(count, share):
+    """Three objects here and one there: two a rank."""
+    both = run_ranks(_rank_denoising, count)
+    alone = [_rank_denoising(rank, "local") for rank in range(2)]
+    for rank in range(2):
+        torch.testing.assert_close(both[rank], alone[rank] * share[rank], rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("name", TWO_STAGE)
+def test_proposals_may_leave_the_encoder_alone(name):
+    for teaches in (True, False):
+        model = tiny_detr(name, proposals__teaches_encoder=teaches).train()
+        losses = model(batch_of(2, 3))
+        sum(value for key, value in losses.items() if "_enc" in key).backward()
+        assert model.proposals.boxes.layers[0].weight.grad.any()
+        encoder = [p.grad is not None and p.grad.any() for p in model.encoder.parameters()]
+        assert any(encoder) == teaches
+
+
+def test_denoising_can_be_left_out():
+    """Without targets there are no slots, and the table still gets its zero gradient."""
+    model = tiny_detr("dn_dab_deformable_detr").train()
+    batch = batch_of(2, 3)
+    targets = model.targets(batch)
+    encoded = model.encode(model.features(model.preprocess(batch)))
+    queries = model.queries(encoded)
+    losses, _ = model.losses(model.decode(encoded, queries), encoded, queries, targets)
+    assert not any("_dn" in key for key in losses)
+    torch.stack(list(losses.values())).sum().backward()
+    assert not without_gradient(model)
 
 
 @pytest.mark.parametrize("name", ["deformable_detr", "deformable_detr_two_stage", "deta"])

@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 from torch import nn
+from torchvision.ops import generalized_box_iou_loss
 
 from d2_unsupdet.detectors import Heads
-from d2_unsupdet.detectors.boxes import full_precision, inverse_sigmoid, to_xyxy
+from d2_unsupdet.detectors.boxes import full_precision, inverse_sigmoid, paired_giou, to_xyxy
 from d2_unsupdet.detectors.layers import MLP, FeedForward, xavier
 from tests.detectors.tiny import tiny_config
 
@@ -147,3 +148,16 @@ def test_xavier_leaves_vectors_alone():
     bound = (6 / 300) ** 0.5
     assert 0.99 * bound < linear.weight.abs().max() <= bound
     assert torch.equal(linear.bias, bias)
+
+
+def test_paired_giou_is_torchvisions_and_never_fails():
+    torch.manual_seed(0)
+    boxes, others = to_xyxy(torch.rand(50, 4)), to_xyxy(torch.rand(50, 4))
+    boxes.requires_grad_()
+    loss = generalized_box_iou_loss(boxes, others)
+    (wanted,) = torch.autograd.grad(loss.sum(), boxes)
+    (got,) = torch.autograd.grad(1 - paired_giou(boxes, others).sum(), boxes)
+    torch.testing.assert_close(1 - paired_giou(boxes, others), loss)
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+    points = torch.zeros(2, 4)  # no area, no hull
+    assert torch.isfinite(paired_giou(points, points)).all()

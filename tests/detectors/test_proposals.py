@@ -232,3 +232,15 @@ def test_tiny_maps_have_distinct_tokens(shapes, select):
             found = select(rank, boxes, shapes, count)
             assert found.shape == (2, count)
             assert all(len(row.unique()) == count for row in found)
+
+
+def test_survivors_do_not_depend_on_the_place_in_the_batch():
+    """Boxes moved apart by large offsets in single precision would be rounded differently."""
+    torch.manual_seed(0)
+    shapes = [(20, 20), (10, 10)]
+    boxes = torch.rand(1, 500, 4) * 0.02 + torch.tensor([0.5, 0.5, 0.3, 0.3])
+    rank = torch.randn(1, 500)
+    select = SpreadTokens(threshold=0.9)
+    alone = select(rank, boxes, shapes, 20)
+    many = select(rank.repeat(40, 1), boxes.repeat(40, 1, 1), shapes, 20)
+    assert torch.equal(many, alone.repeat(40, 1))

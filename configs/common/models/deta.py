@@ -1,8 +1,11 @@
 """DETA (arXiv:2212.06137): two-stage Deformable DETR with overlap assignment and suppression.
 
-Each stage's assigner is an override. With both Hungarian this is the paper's improved baseline::
+Each stage's assigner is an override::
 
     model.criterion.assigner._target_=d2_unsupdet.detectors.HungarianAssigner
+
+The paper's baseline, one-to-one everywhere and nothing suppressed, is
+finetune/coco/deta_r50_hungarian_50ep.py.
 """
 
 from detectron2.config import LazyCall as L

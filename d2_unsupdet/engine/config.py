@@ -18,6 +18,7 @@ from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from d2_unsupdet.engine import hints
 from d2_unsupdet.engine.defaults import TRAIN
 from d2_unsupdet.errors import UserError, nearest
 
@@ -34,9 +35,7 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> DictConfig:
     """
     file = Path(path)
     if not file.is_file():
-        folder = file.parent if file.parent.is_dir() else Path("configs")
-        files = [str(p) for p in folder.rglob("*") if p.suffix in (".py", ".yaml")]
-        raise UserError(f"Config file '{path}' does not exist.{nearest(path, files)}")
+        raise UserError(f"Config file '{path}' does not exist.{hints.of_config(path)}")
     if file.suffix == ".py":
         cfg = _load_python(file)
     elif file.suffix in (".yaml", ".yml"):
@@ -140,7 +139,10 @@ def check_key(cfg: DictConfig, key: str) -> None:
         where = ".".join(parts[:depth]) or "the config"
         if isinstance(node, ListConfig):
             if not part.isdigit() or int(part) >= len(node):
-                raise UserError(f"'{key}': {where} is a list of {len(node)}; '{part}' is no index.")
+                raise UserError(
+                    f"'{key}': {where} is a list of {len(node)}; '{part}' is no index."
+                    f"{hints.of_index(part)}"
+                )
             node = node[int(part)]
         elif isinstance(node, DictConfig):
             if part in node:
@@ -156,7 +158,8 @@ def check_key(cfg: DictConfig, key: str) -> None:
                     "nothing inside it can be; write the whole of it in a config file."
                 )
             raise UserError(
-                f"Unknown config key '{key}': {where} has no '{part}'.{nearest(part, valid)}"
+                f"Unknown config key '{key}': {where} has no '{part}'."
+                f"{hints.of_key(cfg, part, valid)}"
             )
         else:
             raise UserError(f"Unknown config key '{key}': {where} is a value, not a section.")
@@ -196,7 +199,10 @@ def _parameters(node: DictConfig, path: str = "a node") -> set[str] | None:
         try:
             target = locate(target)
         except Exception as error:  # an import runs code, which can raise anything
-            raise UserError(f"{path}._target_='{target}' cannot be imported: {error}.") from error
+            raise UserError(
+                f"{path}._target_='{target}' cannot be imported: {str(error).rstrip('.')}."
+                f"{hints.of_target(target)}"
+            ) from error
     try:
         signature = inspect.signature(target)
     except (TypeError, ValueError):

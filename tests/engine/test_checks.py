@@ -56,6 +56,10 @@ def check(tmp_path):
         ("train.output_dir=7", "train.output_dir=7 is not text"),
         ("train.amp.dtype=int8", "train.amp.dtype='int8' is not one of bf16, fp16"),
         ("train.init.expected_sha256=7", "train.init.expected_sha256=7 is not text"),
+        (
+            "train.init.allow_missing=heads",
+            "allow_missing='heads' is not a list; write",
+        ),
         ("train.device=gpu", "train.device='gpu' is no device; use auto, cpu or cuda"),
         ("train.device=cuda:99", r"train.device='cuda:99': PyTorch finds \d+ CUDA device"),
         ("train.init_checkpoint=https://a.b/c.pth", "'https://a.b/c.pth' is a URL; nothing is"),
@@ -79,6 +83,7 @@ def test_a_bad_value_is_a_sentence(check, override, sentence):
         "train.max_iter=1e4",
         "train.eval_period=2 epochs",
         "train.init.expected_sha256=abc",
+        "train.init.allow_missing=['heads.*']",
         "train.clip_grad_norm=5",
         "train.device=cpu",
         "train.ema.decay=1",

@@ -1,0 +1,65 @@
+"""What a user may have meant by a key, a target or a file that does not exist."""
+
+import importlib
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+
+from omegaconf import DictConfig
+
+from d2_unsupdet.errors import nearest
+
+# Settings of a ResNet that full-size recipes name and small ones spell out block by block.
+STAGE_KEYS = ("depth", "dilated")
+
+
+def of_key(cfg: DictConfig, part: str, valid: Iterable[str]) -> str:
+    """For a key whose `part` is not among the `valid` names of its section."""
+    model = cfg.get("model")
+    if part == "num_queries" and isinstance(model, DictConfig) and model.get("proposals"):
+        return (
+            " The queries of a two-stage detector are its proposals: set "
+            "model.proposals.num_proposals."
+        )
+    return nearest(part, valid)
+
+
+def of_index(part: str) -> str:
+    """For a name where a list stands."""
+    if part not in STAGE_KEYS:
+        return ""
+    return (
+        f" The small ResNet of this config is spelt out block by block; '{part}' needs a full-size "
+        "recipe, as in configs/finetune/coco."
+    )
+
+
+def of_target(target: str) -> str:
+    """The nearest public name of the longest part of `target` that is a module."""
+    parts = target.split(".")
+    for count in range(len(parts) - 1, 0, -1):
+        module = _module(".".join(parts[:count]))
+        if module is not None:
+            names = [name for name in dir(module) if not name.startswith("_")]
+            close = nearest(parts[count], names)
+            return close.replace("'", f"'{module.__name__}.", 1)
+    return ""
+
+
+def of_config(path: str) -> str:
+    """For a config file that does not exist: one of its folder, or of the recipes."""
+    file = Path(path)
+    if file.name == "config.yaml" and not file.parent.is_dir():
+        above = file.parent.parent
+        runs = [str(p.parent) for p in above.glob("*/config.yaml")] if above.is_dir() else []
+        return f" There is no run in '{file.parent}'.{nearest(str(file.parent), runs)}"
+    folder = file.parent if file.parent.is_dir() else Path("configs")
+    files = [str(p) for p in folder.rglob("*") if p.suffix in (".py", ".yaml")]
+    return nearest(path, files)
+
+
+def _module(name: str) -> ModuleType | None:
+    try:
+        return importlib.import_module(name)
+    except Exception:  # an import runs code, which can raise anything
+        return None

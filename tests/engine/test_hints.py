@@ -1,0 +1,48 @@
+"""A name that does not exist points to the one that was meant, or to none."""
+
+from pathlib import Path
+
+import pytest
+
+from d2_unsupdet.engine.config import load_config
+from d2_unsupdet.errors import UserError
+
+TOY = Path(__file__).parents[2] / "configs/finetune/toy"
+
+
+@pytest.mark.parametrize(
+    "name, override, sentence",
+    [
+        (
+            "deta",
+            "model.query_source.num_queries=10",
+            r"has no 'num_queries'\. .*: set model\.proposals\.num_proposals",
+        ),
+        ("detr", "model.query_source.num_querys=10", r"Did you mean 'num_queries'\?"),
+        ("detr", "model.backbone.stages.dilated=True", "'dilated' needs a full-size recipe"),
+        ("detr", "model.backbone.stages.depth=50", "'depth' needs a full-size recipe"),
+        (
+            "detr",
+            "model.criterion.assigner._target_=d2_unsupdet.detectors.HungarianAsigner",
+            r"Did you mean 'd2_unsupdet\.detectors\.HungarianAssigner'\?",
+        ),
+        (
+            "detr",
+            "model.criterion.assigner._target_=d2_unsupdet.detector.HungarianAssigner",
+            r"Did you mean 'd2_unsupdet\.detectors'\?",
+        ),
+    ],
+)
+def test_a_hint_fits_the_mistake(name, override, sentence):
+    with pytest.raises(UserError, match=sentence):
+        load_config(str(TOY / f"{name}.py"), [override])
+
+
+def test_a_run_that_does_not_exist(tmp_path):
+    with pytest.raises(UserError) as raised:
+        load_config(str(tmp_path / "output/moco/config.yaml"))
+    assert str(raised.value).endswith(f"There is no run in '{tmp_path}/output/moco'.")
+    (tmp_path / "mocov2").mkdir()
+    (tmp_path / "mocov2/config.yaml").touch()
+    with pytest.raises(UserError, match=r"Did you mean '.*/mocov2'\?"):
+        load_config(str(tmp_path / "mocov3/config.yaml"))

@@ -4,10 +4,13 @@
 python tools/visualize.py output/run                       # its test set, its newest weights
 python tools/visualize.py output/run --images my/folder --threshold 0.3
 python tools/visualize.py configs/quickstart/finetune.py --weights model.safetensors
+python tools/visualize.py output/run --attention           # what a DETR-style detector looks at
+python tools/visualize.py output/run --attention --layer 0 --queries 17 42 --points 0.3,0.5
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,8 @@ from detectron2.config import instantiate
 from PIL import Image
 from torch import nn
 
+from d2_unsupdet.analysis.attention import trace_attention
+from d2_unsupdet.analysis.attention_pictures import draw_attention
 from d2_unsupdet.analysis.pictures import draw_predictions
 from d2_unsupdet.checkpoint.checkpointer import newest_weights
 from d2_unsupdet.checkpoint.load import load_weights
@@ -25,6 +30,8 @@ from d2_unsupdet.data.images import BadImage
 from d2_unsupdet.engine.config import load_config
 from d2_unsupdet.engine.run import build_model, prepare
 from d2_unsupdet.errors import UserError
+
+GRID = [(x, y) for y in (0.3, 0.7) for x in (0.3, 0.7)]  # where no query is sure
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -40,13 +47,35 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--images", nargs="+", help="image files or folders; default: the test set")
     parser.add_argument(
-        "--out", type=Path, help="folder for the pictures; default: RUN/predictions"
+        "--out", type=Path, help="folder for the pictures; default: RUN/predictions or /attention"
     )
     parser.add_argument("--threshold", type=float, default=0.5, help="lowest score that is drawn")
     parser.add_argument("--limit", type=int, default=20, help="how many images, evenly spread")
     parser.add_argument("--allow-unsafe", action="store_true", help="run code that weights bring")
     parser.add_argument("--set", nargs="+", default=[], metavar="key=value", help="overrides")
+    group = parser.add_argument_group("attention of DETR-style detectors")
+    group.add_argument(
+        "--attention", action="store_true", help="draw what tokens and queries look at instead"
+    )
+    group.add_argument("--best", type=int, default=3, help="how many of the surest queries")
+    group.add_argument("--queries", nargs="+", type=int, help="these queries, by number, instead")
+    group.add_argument(
+        "--points",
+        nargs="+",
+        type=point,
+        metavar="X,Y",
+        help="places whose tokens' self-attention is drawn, in 0..1 of the image; default: centres "
+        "of the queries' boxes",
+    )
+    group.add_argument("--layer", type=int, default=-1, help="from 0; default: the last")
+    group.add_argument("--level", type=int, default=0, help="of these tokens; default: the finest")
     return parser.parse_args(argv)
+
+
+def point(text: str) -> tuple[float, float]:
+    """X,Y of the command line."""
+    x, y = text.split(",")
+    return float(x), float(y)
 
 
 def load_model(cfg: Any, run: Path | None, weights: str | None, allow_unsafe: bool) -> nn.Module:
@@ -82,10 +111,10 @@ def spread(records: Sequence[dict], limit: int) -> list[dict]:
     return [records[i * len(records) // count] for i in range(count)]
 
 
-@torch.no_grad()
-def draw(
-    model: nn.Module, mapper: Any, records: Sequence[dict], names: Sequence[str], threshold: float
-) -> Iterator[tuple[str, Any]]:
+Draw = Callable[[dict, dict], Any]
+
+
+def draw(mapper: Any, records: Sequence[dict], picture: Draw) -> Iterator[tuple[str, Any]]:
     """(file name, picture) of every image that can be read; says which cannot."""
     for record in records:
         masks = any("segmentation" in a for a in record.get("annotations", ()))
@@ -95,17 +124,39 @@ def draw(
         except BadImage as error:
             print(f"left out: {error.path}: {error.reason}")
             continue
-        output = model([sample])[0]
-        if "instances" not in output:
-            raise UserError(f"{type(model).__name__} predicts no boxes; this draws detectors only.")
-        found = output["instances"].to("cpu")
-        picture = draw_predictions(truth["image"], truth.get("instances"), found, names, threshold)
-        yield record["file_name"], picture
+        yield record["file_name"], picture(sample, truth)
+
+
+@torch.no_grad()
+def predictions(
+    model: nn.Module, names: Sequence[str], args: argparse.Namespace, sample: dict, truth: dict
+) -> Any:
+    """Ground truth, if there is any, beside what the model finds."""
+    output = model([sample])[0]
+    if "instances" not in output:
+        raise UserError(f"{type(model).__name__} predicts no boxes; this draws detectors only.")
+    found = output["instances"].to("cpu")
+    return draw_predictions(truth["image"], truth.get("instances"), found, names, args.threshold)
+
+
+def attention(
+    model: nn.Module, names: Sequence[str], args: argparse.Namespace, sample: dict, truth: dict
+) -> Any:
+    """What the chosen points and queries look at."""
+    trace = trace_attention(model, [sample], layer=args.layer)
+    if args.queries is not None:
+        queries = [trace.query(index) for index in args.queries]
+    else:
+        queries = trace.best(count=args.best, threshold=args.threshold)
+    points = args.points or [query.center for query in queries] or GRID
+    return draw_attention(truth["image"], trace, queries, points, names, level=args.level)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read, predict, draw, say where."""
     args = parse(argv)
+    if not args.attention and (args.queries or args.points):
+        raise UserError("--queries and --points choose what attention is drawn: add --attention.")
     run = args.run if args.run.is_dir() else None
     config = args.run / "config.yaml" if run is not None else args.run
     cfg = load_config(str(config), [*args.set, "train.init_checkpoint="])
@@ -115,11 +166,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     records = spread(find_records(cfg, args.images), args.limit)
     model = load_model(cfg, run, args.weights, args.allow_unsafe)
     names = catalog.class_names(cfg.dataloader.test.dataset.names)
-    out = args.out or (run or Path("output")) / "predictions"
+    kind = attention if args.attention else predictions
+    out = args.out or (run or Path("output")) / kind.__name__
     out.mkdir(parents=True, exist_ok=True)
     mapper = instantiate(cfg.dataloader.test.mapper)
     count = 0
-    for file_name, picture in draw(model, mapper, records, names, args.threshold):
+    for file_name, picture in draw(mapper, records, partial(kind, model, names, args)):
         Image.fromarray(picture).save(out / f"{count:04d}_{Path(file_name).stem}.png")
         count += 1
     print(f"{count} pictures in {out}")

@@ -40,16 +40,16 @@ def draw_views(sample: dict[str, Any]) -> np.ndarray:
     boxes, flipped = np.asarray(sample["overlap"], dtype=float), np.asarray(sample["flipped"])
     valid = bool(sample["valid"])
     for number, view in enumerate(sample["views"]):
-        image, scale = _fit(to_rgb(view), 224, 512)
+        image, scale = fitted(to_rgb(view), 224, 512)
         picture = Image.fromarray(image)
         if valid:
             box = (boxes[number] * scale).tolist()
-            _rectangle(ImageDraw.Draw(picture), box, PALETTE[0], 3)
+            add_box(ImageDraw.Draw(picture), box, PALETTE[0], 3)
             corner = (box[2], box[1]) if flipped[number] else (box[0], box[1])
             _dot(ImageDraw.Draw(picture), corner, PALETTE[0])
         title = f"view {number + 1}" + (", flipped" if flipped[number] else "")
-        panels.append(_titled(np.asarray(picture), title if valid else f"{title}, no overlap"))
-    return _beside(panels)
+        panels.append(titled(np.asarray(picture), title if valid else f"{title}, no overlap"))
+    return beside(panels)
 
 
 def draw_predictions(
@@ -65,20 +65,20 @@ def draw_predictions(
     """
     rgb = to_rgb(image)
     kept = pred_instances[pred_instances.scores >= threshold]
-    right = _titled(
+    right = titled(
         draw_instances(rgb, kept, class_names), f"predictions above {threshold:g}: {len(kept)}"
     )
     if gt_instances is None:
         return right
     left = draw_instances(rgb, gt_instances, class_names)
-    return _beside([_titled(left, f"ground truth: {len(gt_instances)}"), right])
+    return beside([titled(left, f"ground truth: {len(gt_instances)}"), right])
 
 
 def draw_instances(
     image: np.ndarray, instances: "Instances", class_names: Sequence[str]
 ) -> np.ndarray:
     """Boxes with class names (and scores), masks as a tint; the image enlarged when it is small."""
-    drawn, _ = _fit(image, 320, 640)
+    drawn, _ = fitted(image, 320, 640)
     height, width = drawn.shape[:2]
     old_height, old_width = instances.image_size
     fields = instances.get_fields()
@@ -95,7 +95,7 @@ def draw_instances(
     for i in order:
         color = PALETTE[classes[i] % len(PALETTE)]
         name = class_names[classes[i]] if classes[i] < len(class_names) else str(classes[i])
-        _rectangle(pen, scaled[i].tolist(), color, 2)
+        add_box(pen, scaled[i].tolist(), color, 2)
         text = name if scores[i] is None else f"{name} {scores[i]:.2f}"
         _label(pen, scaled[i][:2], text, color, width, height)
     return np.asarray(picture)
@@ -115,18 +115,18 @@ def draw_segmentation(
         predicted: class of each pixel, of the same size.
         class_names: in label order; a colour belongs to a class.
     """
-    rgb, _ = _fit(to_rgb(image), 224, 512)
+    rgb, _ = fitted(to_rgb(image), 224, 512)
     size = rgb.shape[1], rgb.shape[0]
     maps = {"label": labels, "prediction": predicted}
     known = {title: np.asarray(values) for title, values in maps.items() if values is not None}
     colors = class_colors(len(class_names))
-    panels = [_titled(rgb, "image")]
-    panels += [_titled(_colored(values, colors, size), title) for title, values in known.items()]
+    panels = [titled(rgb, "image")]
+    panels += [titled(_colored(values, colors, size), title) for title, values in known.items()]
     present = sorted(
         {int(k) for values in known.values() for k in np.unique(values) if 0 <= k < len(colors)}
     )
-    legend = _legend([(class_names[k], colors[k]) for k in present], panels[0].shape[0])
-    return _beside([*panels, legend])
+    colours = legend([(class_names[k], colors[k]) for k in present], panels[0].shape[0])
+    return beside([*panels, colours])
 
 
 def class_colors(count: int) -> list[tuple[int, int, int]]:
@@ -182,6 +182,59 @@ def to_rgb(image: "np.ndarray | torch.Tensor") -> np.ndarray:
     return np.ascontiguousarray(np.clip(array, 0, 255).astype(np.uint8))
 
 
+def fitted(image: np.ndarray, smallest: int, largest: int) -> tuple[np.ndarray, float]:
+    """Scaled so that the longer side lies in [smallest, largest]; and the factor."""
+    side = max(image.shape[:2])
+    scale = min(max(side, smallest), largest) / side
+    if scale == 1:
+        return image.copy(), 1.0
+    size = [max(1, round(s * scale)) for s in (image.shape[1], image.shape[0])]
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)), scale
+
+
+def add_box(pen: Any, box: Sequence[float], color: tuple[int, int, int], width: int) -> None:
+    """A dark line under the coloured one keeps it visible on any ground."""
+    x0, y0 = min(box[0], box[2]), min(box[1], box[3])
+    x1, y1 = max(box[0], box[2]), max(box[1], box[3])
+    pen.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=BACKGROUND, width=width + 2)
+    pen.rectangle((x0, y0, x1, y1), outline=color, width=width)
+
+
+def add_cross(pen: Any, center: Sequence[float], size: int = 7) -> None:
+    """A white cross with a dark edge."""
+    x, y = center
+    for color, width in ((BACKGROUND, 5), ((255, 255, 255), 2)):
+        pen.line((x - size, y, x + size, y), fill=color, width=width)
+        pen.line((x, y - size, x, y + size), fill=color, width=width)
+
+
+def legend(entries: Sequence[tuple[str, tuple[int, int, int]]], height: int) -> np.ndarray:
+    """Names beside their colours, at least `height` high."""
+    row = 18
+    widest = max([_font(13).getlength(name) for name, _ in entries], default=0)
+    picture = Image.new(
+        "RGB", (math.ceil(widest) + 30, max(height, row * len(entries))), BACKGROUND
+    )
+    pen = ImageDraw.Draw(picture)
+    for number, (name, color) in enumerate(entries):
+        top = number * row + 2
+        pen.rectangle((2, top, 14, top + 12), fill=color)
+        pen.text((20, top - 1), name, fill=INK, font=_font(13))
+    return np.asarray(picture)
+
+
+def titled(image: np.ndarray, title: str) -> np.ndarray:
+    """The image under a bar with its title."""
+    bar = Image.new("RGB", (image.shape[1], 24), BACKGROUND)
+    ImageDraw.Draw(bar).text((4, 3), title, fill=INK, font=_font(14))
+    return np.concatenate([np.asarray(bar), image], axis=0)
+
+
+def beside(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Images in a row."""
+    return contact_sheet(images, columns=len(images))
+
+
 def _read_index(path: Path) -> list[dict[str, Any]]:
     try:
         content = json.loads(path.read_text())
@@ -195,16 +248,6 @@ def _free_name(stem: str, taken: set[Any]) -> str:
     while f"{stem}_{number:03d}.png" in taken:
         number += 1
     return f"{stem}_{number:03d}.png"
-
-
-def _fit(image: np.ndarray, smallest: int, largest: int) -> tuple[np.ndarray, float]:
-    """Scaled so that the longer side lies in [smallest, largest]; and the factor."""
-    side = max(image.shape[:2])
-    scale = min(max(side, smallest), largest) / side
-    if scale == 1:
-        return image.copy(), 1.0
-    size = [max(1, round(s * scale)) for s in (image.shape[1], image.shape[0])]
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)), scale
 
 
 def _masks(fields: dict[str, Any], height: int, width: int) -> np.ndarray | None:
@@ -240,33 +283,11 @@ def _colored(
     return np.asarray(picture.resize(size, Image.Resampling.NEAREST))
 
 
-def _legend(entries: Sequence[tuple[str, tuple[int, int, int]]], height: int) -> np.ndarray:
-    row = 18
-    widest = max([_font(13).getlength(name) for name, _ in entries], default=0)
-    picture = Image.new(
-        "RGB", (math.ceil(widest) + 30, max(height, row * len(entries))), BACKGROUND
-    )
-    pen = ImageDraw.Draw(picture)
-    for number, (name, color) in enumerate(entries):
-        top = number * row + 2
-        pen.rectangle((2, top, 14, top + 12), fill=color)
-        pen.text((20, top - 1), name, fill=INK, font=_font(13))
-    return np.asarray(picture)
-
-
 def _font(size: int) -> Any:
     try:
         return ImageFont.load_default(size)
     except (TypeError, OSError):  # Pillow before 10.1, or built without FreeType
         return ImageFont.load_default()
-
-
-def _rectangle(pen: Any, box: Sequence[float], color: tuple[int, int, int], width: int) -> None:
-    """A dark line under the coloured one keeps it visible on any ground."""
-    x0, y0 = min(box[0], box[2]), min(box[1], box[3])
-    x1, y1 = max(box[0], box[2]), max(box[1], box[3])
-    pen.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=BACKGROUND, width=width + 2)
-    pen.rectangle((x0, y0, x1, y1), outline=color, width=width)
 
 
 def _dot(pen: Any, center: Sequence[float], color: tuple[int, int, int]) -> None:
@@ -292,13 +313,3 @@ def _label(
     luminance = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
     ink = (0, 0, 0) if luminance > 128 else (255, 255, 255)
     pen.text((x + 3 - left, y + 2 - top), text, fill=ink, font=font)
-
-
-def _titled(image: np.ndarray, title: str) -> np.ndarray:
-    bar = Image.new("RGB", (image.shape[1], 24), BACKGROUND)
-    ImageDraw.Draw(bar).text((4, 3), title, fill=INK, font=_font(14))
-    return np.concatenate([np.asarray(bar), image], axis=0)
-
-
-def _beside(images: Sequence[np.ndarray]) -> np.ndarray:
-    return contact_sheet(images, columns=len(images))

@@ -65,6 +65,32 @@ def test_what_is_missing_is_a_sentence(tool, weights, tmp_path):
         tool.main([CONFIG, "--weights", weights, "--images", "nothing.jpg", "--set", *SETS])
 
 
+@pytest.mark.parametrize("name", ["detr", "conditional_detr", "deta"])
+def test_attention_of_the_detr_family(tool, name, tmp_path, capsys):
+    config = str(ROOT / f"configs/finetune/toy/{name}.py")
+    cfg = prepare(load_config(config, SETS), eval_only=True)
+    weights, out = tmp_path / "model.pth", tmp_path / "drawn"
+    torch.save({"model": instantiate(cfg.model).state_dict()}, weights)
+    command = [config, "--weights", str(weights), "--attention", "--limit", "1", "--out", str(out)]
+    tool.main([*command, "--threshold", "0", "--best", "1", "--set", *SETS])
+    (picture,) = out.iterdir()
+    assert Image.open(picture).size == (2 * 320 + 8, 2 * 344 + 8)
+    chosen = ["--points", "0.1,0.9", "0.5,0.5", "--queries", "3", "--layer", "0"]
+    tool.main([*command, *chosen, "--set", *SETS])
+    assert Image.open(picture).width == 3 * 320 + 2 * 8
+    assert f"1 pictures in {out}" in capsys.readouterr().out
+    with pytest.raises(UserError, match="no layer 3"):
+        tool.main([*command, "--layer", "3", "--set", *SETS])
+
+
+def test_other_detectors_have_no_attention(tool, weights, tmp_path):
+    command = [CONFIG, "--weights", weights, "--out", str(tmp_path), "--attention"]
+    with pytest.raises(UserError, match="RCNN has no attention to draw"):
+        tool.main([*command, "--set", *SETS])
+    with pytest.raises(UserError, match="add --attention"):
+        tool.main([*command[:-1], "--queries", "3", "--set", *SETS])
+
+
 def test_spread_is_even(tool):
     assert tool.spread(list(range(10)), 3) == [0, 3, 6]
     assert tool.spread([1, 2], 5) == [1, 2] and tool.spread([], 5) == []

@@ -69,9 +69,11 @@ def add_unsupdet_config(cfg: CfgNode) -> None:
         *("CLASS_WEIGHT", "L1_WEIGHT", "GIOU_WEIGHT", "NO_OBJECT_WEIGHT"),
         *("CLASS_COST", "L1_COST", "GIOU_COST"),
         *("LEVELS", "POINTS", "REFINE", "TWO_STAGE", "IGNORE_PADDING", "SCORE_CHANNELS"),
+        *("ANCHOR_SIZE", "ANCHOR_GROWTH", "PADDED_POSITION"),
         *("DN_GROUPS", "DN_LABEL_NOISE", "DN_BOX_NOISE"),
         # DETA; ENC_* is the encoder stage, its IOU_THRESHOLDS background's and objects'
         *("ASSIGNER", "IOU_THRESHOLD", "POSITIVE_FRACTION", "QUERIES_PER_OBJECT", "BALANCE"),
+        *("UNIQUE", "ZERO_OVERLAP"),
         *("ENC_ASSIGNER", "ENC_IOU_THRESHOLDS", "ENC_POSITIVE_FRACTION", "ENC_BATCH_SIZE"),
         *("PROPOSAL_TOPK", "PROPOSAL_NMS_THRESH", "TOPK_CANDIDATES_TEST", "NMS_THRESH_TEST"),
     ):

@@ -110,7 +110,8 @@ def _decoder(s: SimpleNamespace) -> Decoder:
         return DenseDecoder(pre_norm=s.PRE_NORM, **shared)
     if s.conditional:
         return ConditionalDecoder(**shared)
-    return DeformableDecoder(refine=s.REFINE, anchor_position=s.anchors, **shared)
+    anchored = {"anchor_position": True, "padded_position": s.PADDED_POSITION} if s.anchors else {}
+    return DeformableDecoder(refine=s.REFINE, **anchored, **shared)
 
 
 def _query_source(s: SimpleNamespace) -> LearnedQueries | LearnedAnchors | ProposalQueries:
@@ -150,7 +151,10 @@ def _proposals(s: SimpleNamespace) -> Proposals:
         num_proposals=s.NUM_OBJECT_QUERIES,
         dim=s.HIDDEN_DIM,
         score_channels=s.SCORE_CHANNELS,
+        anchor_size=s.ANCHOR_SIZE,
+        anchor_growth=s.ANCHOR_GROWTH,
         select=select,
+        ignore_padding=s.IGNORE_PADDING,
     )
 
 
@@ -190,7 +194,12 @@ def _assigner(s: SimpleNamespace, key: str) -> Assigner:
         )
     if kind != "overlap":
         raise UserError(f"MODEL.DETR.{key}='{kind}' is not one of overlap, hungarian.")
-    shared = {"per_object": s.QUERIES_PER_OBJECT, "balance": s.BALANCE}
+    shared = {
+        "per_object": s.QUERIES_PER_OBJECT,
+        "balance": s.BALANCE,
+        "unique": s.UNIQUE,
+        "zero_overlap": s.ZERO_OVERLAP,
+    }
     if key == "ASSIGNER":
         return OverlapAssigner(
             positive=s.IOU_THRESHOLD, positive_fraction=s.POSITIVE_FRACTION, **shared

@@ -48,7 +48,14 @@ DEFORMABLE: Table = {
 }
 # DAB, DN-DAB and DETA: wider, without dropout, half the class weight, and the cost as before.
 WIDE: Table = {**DEFORMABLE, "DIM_FEEDFORWARD": 2048, "DROPOUT": 0.0, "CLASS_WEIGHT": 1.0}
-TWO_STAGE: Table = {"REFINE": True, "IGNORE_PADDING": True, "SCORE_CHANNELS": 1}
+TWO_STAGE: Table = {
+    "REFINE": True,
+    "IGNORE_PADDING": True,
+    "SCORE_CHANNELS": 1,
+    "ANCHOR_SIZE": 0.05,
+    "ANCHOR_GROWTH": 2.0,
+}
+ANCHORS: Table = {"REFINE": True, "PADDED_POSITION": True}
 DENOISING: Table = {"DN_GROUPS": 5, "DN_LABEL_NOISE": 0.2, "DN_BOX_NOISE": 0.4}
 OVERLAP: Table = {
     "LEVELS": 5,
@@ -62,6 +69,8 @@ OVERLAP: Table = {
     "ENC_BATCH_SIZE": 256,
     "QUERIES_PER_OBJECT": 4,
     "BALANCE": "count",
+    "UNIQUE": True,
+    "ZERO_OVERLAP": "ignore",
     "PROPOSAL_TOPK": 1000,
     "PROPOSAL_NMS_THRESH": 0.9,
     "TOPK_CANDIDATES_TEST": 10000,
@@ -72,8 +81,8 @@ ARCHITECTURES: dict[str, Table] = {
     "DETR": {**DENSE, **SOFTMAX},
     "ConditionalDETR": {**DENSE, **FOCAL},
     "DeformableDETR": {**DEFORMABLE, "REFINE": False, "TWO_STAGE": False},
-    "DABDeformableDETR": {**WIDE, "REFINE": True},
-    "DNDABDeformableDETR": {**WIDE, "REFINE": True, **DENOISING},
+    "DABDeformableDETR": {**WIDE, **ANCHORS},
+    "DNDABDeformableDETR": {**WIDE, **ANCHORS, **DENOISING},
     "DETA": {**WIDE, **TWO_STAGE, **OVERLAP},
 }
 

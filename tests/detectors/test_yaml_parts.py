@@ -152,7 +152,8 @@ def test_one_seed_gives_one_model(name):
 
 def another(value: Any) -> Any:
     if isinstance(value, str):
-        return {"overlap": "hungarian", "sine": "learned", "count": "dynamic"}[value]
+        others = {"overlap": "hungarian", "sine": "learned", "count": "dynamic"}
+        return (others | {"ignore": "original"})[value]
     if isinstance(value, list):
         return ["res4", "res5"] if isinstance(value[0], str) else [0.2, 0.8]
     return not value if isinstance(value, bool) else value * 2 or 0.3

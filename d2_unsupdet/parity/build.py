@@ -27,8 +27,13 @@ REPOSITORIES = (
 
 
 def is_detector(golden: Golden) -> bool:
-    """Whether the file holds the outputs of a whole detector of this family."""
-    return golden.repository.endswith(REPOSITORIES) and "pred_boxes" in golden.arrays
+    """Whether the file holds the outputs of a whole detector."""
+    return "pred_boxes" in golden.arrays
+
+
+def is_known(golden: Golden) -> bool:
+    """Whether the file comes from a repository of this family."""
+    return golden.repository.endswith(REPOSITORIES)
 
 
 def build(golden: Golden, configs: Path = CONFIGS) -> tuple[DETR, dict[str, str]]:

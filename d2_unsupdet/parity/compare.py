@@ -54,6 +54,14 @@ class Row:
         )
 
 
+@dataclass(frozen=True)
+class Aside:
+    """An array that says nothing about ours, and why; it is listed and not counted."""
+
+    name: str
+    why: str
+
+
 def compare(name: str, kind: str, ours: Tensor, golden: Tensor, *, noise: float = 0) -> Row:
     """Element by element; another shape fails, and so does another infinity.
 

@@ -10,12 +10,13 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from d2_unsupdet.detectors import DETR
-from d2_unsupdet.detectors.structures import Decoded, Encoded, Features, Matches, Queries, Target
+from d2_unsupdet.detectors.structures import Decoded, Encoded, Features, Matches, Queries
 from d2_unsupdet.parity.build import CONFIGS, build
-from d2_unsupdet.parity.compare import Row, align_detections, compare, failed, pairs
+from d2_unsupdet.parity.compare import Aside, Row, compare, failed, pairs
+from d2_unsupdet.parity.detections import check_detections, check_forward
 from d2_unsupdet.parity.golden import Golden
-
-_DENOISED = re.compile(r"(.*)loss_(ce|bbox|giou)_dn(_\d+)?")
+from d2_unsupdet.parity.losses import compare_losses, run_losses
+from d2_unsupdet.parity.operators import target_index
 
 
 @dataclass
@@ -39,14 +40,16 @@ class Run:
              strict=True)], dim=axis - 1)  # fmt: skip
 
 
-def check_detector(golden: Golden, configs: Path = CONFIGS) -> Iterator[Row]:
+def check_detector(golden: Golden, configs: Path = CONFIGS) -> Iterator[Row | Aside]:
     """A row for each array; inputs and targets are none."""
     model, names = build(golden, configs)
     run = _run(golden, model, names)
     yield from _outputs(run)
     yield from _encoder_stage(run)
     yield from _intermediate(run)
-    yield from _detections(run)
+    last = run.decoded.logits[-1], run.decoded.boxes[-1]
+    yield from check_detections(golden, model, *last, run.order)
+    yield from check_forward(golden, model)
     for case in golden.cases:
         yield from _losses(run, case)
     if any(name.startswith("dn.") for name in golden.arrays):
@@ -180,35 +183,10 @@ def _references(run: Run) -> Tensor:
     return run.ordered(reference, 1).expand(len(run.decoded.boxes), -1, -1, -1)
 
 
-def _detections(run: Run) -> Iterator[Row]:
-    arrays = run.golden.arrays
-    sizes = [(h, w) for h, w in run.golden.manifest.get("post_target_sizes", [])]
-    if not sizes or "post.img0.scores" not in arrays:
-        return
-    found = run.model.postprocess(run.decoded.logits[-1], run.decoded.boxes[-1], sizes)
-    for image, (one, (height, width)) in enumerate(zip(found, sizes, strict=True)):
-        golden = [arrays[f"post.img{image}.{part}"] for part in ("scores", "labels", "boxes")]
-        ours = [one.scores.detach(), one.labels, one.boxes.detach()]
-        if run.model.heads.background:  # DETR answers query by query, so nothing is sorted
-            ours = [value[run.order[image]] for value in ours]
-        else:
-            ours = align_detections(ours, golden)
-        side = torch.tensor([width, height, width, height])
-        yield compare(f"post.img{image}.scores", "scores", ours[0], golden[0])
-        yield compare(f"post.img{image}.labels", "exact", ours[1], golden[1])
-        yield compare(f"post.img{image}.boxes", "pixels", ours[2] / side, golden[2] / side)
-
-
-def _losses(run: Run, case: str) -> Iterator[Row]:
-    golden, targets = run.golden, run.golden.targets(case)
-    losses, matches = run.model.losses(run.decoded, run.encoded, run.queries, targets)
-    unweighted = _unweighted(run.model, losses)
-    unweighted |= _metrics(run.decoded, matches, targets, run.model.heads.background)
-    if matches.encoder is not None:
-        assert run.encoded.proposals is not None
-        logits = run.encoded.proposals.logits
-        unweighted["cardinality_error_enc"] = _cardinality(logits, targets)
-    yield from _compare_losses(golden, f"loss.{case}.", unweighted)
+def _losses(run: Run, case: str) -> Iterator[Row | Aside]:
+    golden, model, targets = run.golden, run.model, run.golden.targets(case)
+    losses, matches, logged = run_losses(model, run.decoded, run.encoded, run.queries, targets)
+    yield from compare_losses(golden, f"loss.{case}.", model, losses, logged, targets)
     total = sum(losses.values(), start=torch.zeros(()))
     if f"total_loss.{case}" in golden.arrays:
         yield compare(f"total_loss.{case}", "loss", total, golden.arrays[f"total_loss.{case}"])
@@ -216,60 +194,6 @@ def _losses(run: Run, case: str) -> Iterator[Row]:
     if f"grad_norm.{case}" in golden.arrays:
         keys = golden.manifest["grad_keys"]
         yield from _gradients(run.model, run.names, total, keys, golden, f"grad_norm.{case}")
-
-
-def _compare_losses(golden: Golden, prefix: str, ours: dict[str, Tensor]) -> Iterator[Row]:
-    for name, value in golden.arrays.items():
-        if not name.startswith(prefix):
-            continue
-        short = name.removeprefix(prefix)
-        kind = "metric" if "_error" in short else "loss"
-        if short in ours:
-            yield compare(name, kind, ours[short], value)
-        elif short.startswith("tgt_"):  # evaluation has no denoising: the original reports zeros
-            yield compare(name, kind, torch.zeros_like(value), value)
-        else:
-            yield failed(name, kind, "we have no loss of that name")
-
-
-def _unweighted(model: DETR, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Official names: those of denoising begin with tgt_."""
-    result = {}
-    for name, value in losses.items():
-        part = name.split("_")[1]
-        if match := _DENOISED.fullmatch(name):
-            name = f"{match[1]}tgt_loss_{match[2]}{match[3] or ''}"
-        result[name] = value / model.criterion.weights[part]
-    return result
-
-
-def _metrics(
-    decoded: Decoded, matches: Matches, targets: list[Target], background: bool
-) -> dict[str, Tensor]:
-    """What the originals log: wrong classes of matched queries, and the count of objects."""
-    result = {"class_error": _class_error(decoded.logits[-1], matches, targets, background)}
-    last = len(decoded.logits) - 1
-    for layer, logits in enumerate(decoded.logits):
-        number = "" if layer == last else f"_{layer}"
-        result[f"cardinality_error{number}"] = _cardinality(logits, targets)
-    return result
-
-
-def _class_error(
-    logits: Tensor, matches: Matches, targets: list[Target], background: bool
-) -> Tensor:
-    wrong = []
-    for image, target in enumerate(targets):
-        query, chosen = matches[-1].pair(image)
-        wrong.append(logits[image, query].argmax(-1) != target.labels[chosen])
-    joined = torch.cat(wrong)
-    return 100 * joined.float().mean() if len(joined) else torch.tensor(100.0)
-
-
-def _cardinality(logits: Tensor, targets: list[Target]) -> Tensor:
-    """The originals take the last class for "no object" even where it is an ordinary one."""
-    found = (logits.argmax(-1) != logits.shape[-1] - 1).sum(1).float()
-    return (found - torch.tensor([float(len(t)) for t in targets])).abs().mean()
 
 
 def _matches(run: Run, case: str, matches: Matches) -> Iterator[Row]:
@@ -318,7 +242,9 @@ def _ours(key: str, names: dict[str, str]) -> str:
     return names[key] if key in names else names[key.removeprefix("transformer.decoder.")]
 
 
-def _denoising(golden: Golden, model: DETR, names: dict[str, str], case: str) -> Iterator[Row]:
+def _denoising(
+    golden: Golden, model: DETR, names: dict[str, str], case: str
+) -> Iterator[Row | Aside]:
     """The training forward, without noise."""
     prefix, arrays = f"dn.{case}.", golden.arrays
     model.train()
@@ -326,7 +252,7 @@ def _denoising(golden: Golden, model: DETR, names: dict[str, str], case: str) ->
     encoded = model.encode(model.features(golden.images()))
     queries = model.queries(encoded, targets=targets)
     decoded = model.decode(encoded, queries)
-    losses, matches = model.losses(decoded, encoded, queries, targets)
+    losses, _, logged = run_losses(model, decoded, encoded, queries, targets)
     noised, mask = queries.denoising, queries.attention_mask()
     assert noised is not None and mask is not None and decoded.denoising is not None
     stride = golden.manifest.get("aux_logits_query_stride", 1)
@@ -334,7 +260,7 @@ def _denoising(golden: Golden, model: DETR, names: dict[str, str], case: str) ->
     for name, kind, ours in (
         ("attn_mask", "exact", mask),
         ("batch_idx", "exact", noised.image[:once]),
-        ("known_indice", "exact", torch.arange(once).repeat(noised.groups)),
+        ("known_indice", "exact", target_index(noised, targets)),
         ("known_labels", "exact", noised.labels),
         ("known_boxes", "boxes", noised.boxes),
         ("map_known_indice", "exact", noised.slot),
@@ -348,13 +274,7 @@ def _denoising(golden: Golden, model: DETR, names: dict[str, str], case: str) ->
     ):
         if prefix + name in arrays:
             yield compare(prefix + name, kind, ours, arrays[prefix + name])
-    unweighted = _unweighted(model, losses)
-    unweighted |= _metrics(decoded, matches, targets, model.heads.background)
-    for layer, logits in enumerate(decoded.denoising.logits):
-        number = "" if layer == len(decoded.logits) - 1 else f"_{layer}"
-        wrong = logits[noised.image, noised.slot].argmax(-1) != noised.labels
-        unweighted[f"tgt_class_error{number}"] = 100 * wrong.float().mean()
-    yield from _compare_losses(golden, f"{prefix}loss.", unweighted)
+    yield from compare_losses(golden, f"{prefix}loss.", model, losses, logged, targets)
     total = sum(losses.values(), start=torch.zeros(()))
     if f"{prefix}total_loss" in arrays:
         yield compare(f"{prefix}total_loss", "loss", total, arrays[f"{prefix}total_loss"])

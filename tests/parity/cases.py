@@ -4,7 +4,7 @@ import os
 from functools import cache
 from pathlib import Path
 
-from d2_unsupdet.parity.directory import check
+from d2_unsupdet.parity.directory import Outcome, check
 from d2_unsupdet.parity.golden import Golden
 
 COMPACT = Path(__file__).parents[1] / "golden"
@@ -14,9 +14,14 @@ COMPLETE = Path(
 
 
 @cache
+def compared(name: str) -> Outcome:
+    """What came of a compact golden file."""
+    return check(Golden.read(COMPACT / f"{name}.json"))
+
+
 def rows(name: str) -> dict:
     """Name -> row of a compact golden file."""
-    outcome = check(Golden.read(COMPACT / f"{name}.json"))
+    outcome = compared(name)
     assert not outcome.skipped
     assert set(outcome.left) <= {"giou.union", "pos.sine16_unnormalized"}
     return {row.name: row for row in outcome.rows}

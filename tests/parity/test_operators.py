@@ -9,7 +9,7 @@ COUNTS = {
     "op_dab_sine": 3,
     "op_deta": 41,
     "op_detr": 10,
-    "op_dn_queries": 62,
+    "op_dn_queries": 72,
     "op_msda": 23,
 }
 

@@ -184,6 +184,12 @@ class DETR(nn.Module):
         targets: list[Target] | None = None,
     ) -> Queries:
         """Decoder input; `regions` (B, M, C) condition it, `targets` are for denoising."""
+        batch, _, dim = encoded.memory.shape
+        if regions is not None and (len(regions), regions.shape[-1]) != (batch, dim):
+            raise UserError(
+                f"regions are {tuple(regions.shape)}, and the encoder gave {batch} images of {dim} "
+                f"channels: pass ({batch}, M, {dim})."
+            )
         return self.query_source(encoded, regions, targets)
 
     def decode(self, encoded: Encoded, queries: Queries) -> Decoded:
@@ -199,6 +205,11 @@ class DETR(nn.Module):
         allowed: Tensor | None = None,
     ) -> tuple[dict[str, Tensor], Matches]:
         """Weighted losses and the matches; `allowed` (N, M): which query may take which target."""
+        if len(targets) != decoded.boxes.shape[1]:
+            raise UserError(
+                f"There are {len(targets)} targets for {decoded.boxes.shape[1]} images: pass one "
+                "for each image, without objects where it has none."
+            )
         return self.criterion(
             decoded, encoded, targets, denoising=queries.denoising, allowed=allowed
         )

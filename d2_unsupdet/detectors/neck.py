@@ -9,13 +9,16 @@ from d2_unsupdet.detectors.boxes import full_precision
 from d2_unsupdet.errors import UserError
 
 
+GROUPS = 32
+
+
 class Level(nn.Module):
     """A convolution and, for the deformable detectors, a group norm."""
 
     def __init__(self, inputs: int, dim: int, *, kernel: int, norm: bool) -> None:
         super().__init__()
         self.conv = nn.Conv2d(inputs, dim, kernel, stride=kernel // 2 + 1, padding=kernel // 2)
-        self.norm = nn.GroupNorm(32, dim) if norm else nn.Identity()
+        self.norm = nn.GroupNorm(GROUPS, dim) if norm else nn.Identity()
         if norm:
             nn.init.xavier_uniform_(self.conv.weight)
             nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
@@ -50,6 +53,10 @@ class Neck(nn.Module):
     ) -> None:
         super().__init__()
         levels = len(in_channels) if levels is None else levels
+        if norm and dim % GROUPS:
+            raise UserError(
+                f"The neck norms {GROUPS} groups of channels, dim={dim} is no multiple."
+            )
         if levels < len(in_channels):
             raise UserError(
                 f"neck.levels={levels} is less than the {len(in_channels)} maps of the backbone: "

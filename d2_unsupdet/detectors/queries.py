@@ -129,7 +129,8 @@ class LearnedAnchors(nn.Module):
 class ProposalQueries(nn.Module):
     """The encoder's proposals: two-stage Deformable DETR and DETA.
 
-    Place and content both come from the box; DETA adds what the encoder saw there.
+    Place and content both come from the box; DETA adds what the encoder saw there. With M regions
+    there are k // M proposals for each, so a few of k are left out where M does not divide k.
 
     Args:
         dim: channels.

@@ -14,6 +14,7 @@ from d2_unsupdet.detectors import (
     DETR,
     DeformableDETR,
     HungarianAssigner,
+    Neck,
     OverlapAssigner,
     transfer,
 )
@@ -235,6 +236,21 @@ def test_regions_that_do_not_divide_the_queries_are_refused(name):
     many = 13 if name in TWO_STAGE else 5
     with pytest.raises(UserError, match="divides|shared by 13 regions"):
         model.queries(encoded, torch.zeros(1, many, 64))
+
+
+def test_shapes_that_do_not_fit_are_said():
+    model = tiny_detr("deformable_detr").train()
+    batch = batch_of(1, 1)
+    targets = model.targets(batch)
+    encoded = model.encode(model.features(model.preprocess(batch)))
+    for shape in ((2, 3, 32), (1, 3, 64)):
+        with pytest.raises(UserError, match=r"pass \(2, M, 64\)"):
+            model.queries(encoded, torch.zeros(shape))
+    queries = model.queries(encoded)
+    with pytest.raises(UserError, match="1 targets for 2 images"):
+        model.losses(model.decode(encoded, queries), encoded, queries, targets[:1])
+    with pytest.raises(UserError, match="dim=40 is no multiple"):
+        Neck(in_channels=[8], dim=40)
 
 
 @pytest.mark.parametrize("name", TWO_STAGE)

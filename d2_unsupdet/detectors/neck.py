@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from d2_unsupdet.detectors.boxes import full_precision
 from d2_unsupdet.errors import UserError
 
-
 GROUPS = 32
 
 

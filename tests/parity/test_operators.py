@@ -5,9 +5,9 @@ import pytest
 from tests.parity.cases import rows
 
 COUNTS = {
-    "op_common": 18,
+    "op_common": 17,
     "op_dab_sine": 3,
-    "op_deta": 41,
+    "op_deta": 40,
     "op_detr": 10,
     "op_dn_queries": 72,
     "op_msda": 23,

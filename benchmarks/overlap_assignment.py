@@ -5,8 +5,8 @@ python benchmarks/overlap_assignment.py --seeds 0 1        # four epochs
 python benchmarks/overlap_assignment.py --quick            # two steps of each: only that it runs
 
 The same network (configs/finetune/toy/deta.py at 96 pixels, random weights, 2,000 embedded scenes,
-constant rate); what differs is the assignment of each stage, and for "Hungarian" what belongs to
-it: plain top proposals and no suppression at the end.
+rate with one drop); what differs is the assignment of each stage, and for "Hungarian" what belongs
+to it: plain top proposals and no suppression at the end.
 """
 
 import argparse

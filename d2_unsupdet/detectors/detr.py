@@ -218,7 +218,9 @@ class DETR(nn.Module):
         self, decoded: Decoded, images: ImageList, batch: Sequence[dict[str, Any]]
     ) -> list[dict[str, Instances]]:
         sizes = images.image_sizes
-        found = self.postprocess(decoded.logits[-1], decoded.boxes[-1], sizes)
+        # Detectron2 scales the boxes in place, which autograd would refuse.
+        last = decoded.logits[-1].detach(), decoded.boxes[-1].detach()
+        found = self.postprocess(*last, sizes)
         results = []
         for one, size, sample in zip(found, sizes, batch, strict=True):
             instances = Instances(

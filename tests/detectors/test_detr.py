@@ -238,6 +238,13 @@ def test_regions_that_do_not_divide_the_queries_are_refused(name):
         model.queries(encoded, torch.zeros(1, many, 64))
 
 
+@every
+def test_answers_need_no_context(name):
+    """Also where nobody switched gradients off."""
+    found = tiny_detr(name).eval()(batch_of(1, 1))
+    assert all(not one["instances"].pred_boxes.tensor.requires_grad for one in found)
+
+
 def test_shapes_that_do_not_fit_are_said():
     model = tiny_detr("deformable_detr").train()
     batch = batch_of(1, 1)

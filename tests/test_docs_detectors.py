@@ -27,7 +27,7 @@ def test_the_python_of_the_page_runs_as_it_stands(tmp_path, monkeypatch):
     for block in blocks:
         exec(compile(block, "docs/methods/detr.md", "exec"), names)
     assert len(blocks) == 3
-    assert names["found"].has("pred_boxes") and len(names["batch"]) == 16
+    assert names["instances"].has("pred_boxes") and len(names["batch"]) == 16
     assert names["allowed"].shape == (50, 10) and names["losses"]["loss_ce"].requires_grad
 
 

@@ -49,7 +49,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, help="folder for the pictures; default: RUN/predictions or /attention"
     )
-    parser.add_argument("--threshold", type=float, default=0.5, help="lowest score that is drawn")
+    parser.add_argument(
+        "--threshold", type=float, default=0.3, help="lowest score that is drawn (default 0.3)"
+    )
     parser.add_argument("--limit", type=int, default=20, help="how many images, evenly spread")
     parser.add_argument("--allow-unsafe", action="store_true", help="run code that weights bring")
     parser.add_argument("--set", nargs="+", default=[], metavar="key=value", help="overrides")
@@ -135,8 +137,12 @@ def predictions(
     output = model([sample])[0]
     if "instances" not in output:
         raise UserError(f"{type(model).__name__} predicts no boxes; this draws detectors only.")
-    found = output["instances"].to("cpu")
-    return draw_predictions(truth["image"], truth.get("instances"), found, names, args.threshold)
+    found, real = output["instances"].to("cpu"), truth.get("instances")
+    if real is not None and real.has("gt_masks") and not found.has("pred_masks"):
+        real.remove("gt_masks")  # both halves show what the detector knows
+    scores = found.scores.tolist()
+    args.highest = max([getattr(args, "highest", 0.0), *scores])
+    return draw_predictions(truth["image"], real, found, names, args.threshold)
 
 
 def attention(
@@ -175,6 +181,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         Image.fromarray(picture).save(out / f"{count:04d}_{Path(file_name).stem}.png")
         count += 1
     print(f"{count} pictures in {out}")
+    if getattr(args, "highest", 1.0) < args.threshold:
+        print(f"No box is drawn: the highest score is {args.highest:.2g}, see --threshold.")
 
 
 if __name__ == "__main__":

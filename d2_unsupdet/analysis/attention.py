@@ -211,6 +211,7 @@ def _from_tokens(
         if isinstance(attention, DeformableAttention):
             assert reference is not None
             return attention.points_of(placed[:, tokens], reference[:, tokens], encoded.shapes)
+        # dense attention; the module list knows "Module" only
         return attention.shares(placed[:, tokens], placed, padding=encoded.mask)  # type: ignore[operator]
 
     return of

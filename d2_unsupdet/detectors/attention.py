@@ -144,6 +144,7 @@ class DenseCrossAttention(MultiHeadAttention):
 class DeformableCrossAttention(DeformableAttention):
     """Queries read a few points around their reference."""
 
+    # Another call on purpose: all cross-attentions are called alike.
     def forward(self, content: Tensor, step: Step) -> Tensor:  # type: ignore[override]
         encoded, placed = step.encoded, self._placed(step)
         return super().forward(

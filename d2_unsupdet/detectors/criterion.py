@@ -25,6 +25,7 @@ from d2_unsupdet.errors import UserError
 from d2_unsupdet.metrics import log_metric
 
 Losses = dict[str, Tensor]
+Pairs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 class Criterion(nn.Module):
@@ -82,11 +83,13 @@ class Criterion(nn.Module):
         if encoded.proposals is not None:
             stages.append((self.encoder_assigner, self._encoder_stage(encoded, targets)))
         matched = assign(stages)
-        losses = self._stage(stages[0][1], matched[0], self.classification, count)
+        pairs = _pairs(stages[0][1], matched[0])
+        losses = self._stage(stages[0][1], pairs, self.classification, count)
         result = self._named(losses, "")
-        self._log(stages[0][1], matched[0][-1])
+        self._log(stages[0][1], pairs, sum(map(len, matched[0][-1].queries)))
         if encoded.proposals is not None:
-            losses = self._stage(stages[1][1], matched[1], self.objectness, count)
+            pairs = _pairs(stages[1][1], matched[1])
+            losses = self._stage(stages[1][1], pairs, self.objectness, count)
             result |= self._named(losses, "_enc")
         if denoising is not None and decoded.denoising is not None:
             if self.denoising_count == "local":
@@ -126,12 +129,10 @@ class Criterion(nn.Module):
         return Stage(found.logits[None], found.boxes[None], found.anchors, objects, blocked)
 
     def _stage(
-        self, stage: Stage, matched: list[Match], classification: nn.Module, count: Tensor
+        self, stage: Stage, pairs: Pairs, classification: nn.Module, count: Tensor
     ) -> Losses:
         """Each loss as a vector (D,)."""
-        layer, image, query, target = flat_index(matched, stage.targets, stage.boxes.device)
-        labels = torch.cat([t.labels for t in stage.targets])[target]
-        goal = torch.cat([t.boxes for t in stage.targets])[target]
+        layer, image, query, labels, goal = pairs
         return {
             "ce": classification(stage.logits, (layer, image, query), labels, count, stage.blocked),
             **_box_losses(stage.boxes[layer, image, query], goal, layer, len(stage.boxes), count),
@@ -163,17 +164,17 @@ class Criterion(nn.Module):
         return result
 
     @torch.no_grad()
-    def _log(self, stage: Stage, match: Match) -> None:
+    def _log(self, stage: Stage, pairs: Pairs, last: int) -> None:
         """Per cent of matched queries of the last layer whose best class is wrong.
 
-        Logged without objects too: ranks reduce their metrics together, so all need the same names.
+        The `last` pairs are that layer's. Logged without objects too: ranks reduce their metrics
+        together, so all need the same names.
         """
-        _, image, query, target = flat_index([match], stage.targets, stage.boxes.device)
-        labels = torch.cat([t.labels for t in stage.targets])[target]
+        image, query, labels = (part[len(part) - last :] for part in pairs[1:4])
         logits = stage.logits[-1]
         classes = logits.shape[-1] - self.classification.background
         best = logits[image, query][:, :classes].argmax(-1)
-        log_metric("class_error", 100 * (best != labels).float().sum() / max(1, len(target)))
+        log_metric("class_error", 100 * (best != labels).float().sum() / max(1, last))
         if self.classification.background:
             found = (logits.argmax(-1) != classes).float().sum(1)
             objects = to_device([len(t) for t in stage.targets], found.device)
@@ -190,6 +191,13 @@ def _box_losses(boxes: Tensor, goal: Tensor, layer: Tensor, layers: int, count: 
         "bbox": zero.index_add(0, layer, apart) / count,
         "giou": zero.index_add(0, layer, outside) / count,
     }
+
+
+def _pairs(stage: Stage, matched: Sequence[Match]) -> Pairs:
+    """Layer, image, query, label and box of every pair, in the order of the layers."""
+    layer, image, query, target = flat_index(matched, stage.targets, stage.boxes.device)
+    labels = torch.cat([t.labels for t in stage.targets])[target]
+    return layer, image, query, labels, torch.cat([t.boxes for t in stage.targets])[target]
 
 
 def flat_index(

@@ -21,6 +21,7 @@ def bag_levels(
     value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
 ) -> Tensor:
     """`deformable_attention` for the CPU; the gradient has no gradient of its own."""
+    # PyTorch's apply has no types
     return _Bags.apply(value, locations, weights, tuple(shapes))  # type: ignore[no-untyped-call]
 
 

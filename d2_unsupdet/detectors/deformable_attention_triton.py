@@ -23,6 +23,7 @@ def kernel_levels(
 ) -> Tensor:
     """`deformable_attention` in Triton; the gradient has no gradient of its own."""
     exact = locations.float(), weights.float()
+    # PyTorch's apply has no types
     return _Kernel.apply(value, *exact, tuple(shapes))  # type: ignore[no-untyped-call]
 
 
@@ -90,6 +91,9 @@ def _level_table(shapes: tuple[tuple[int, int], ...], device: torch.device) -> T
         rows.append((h, w, start))
         start += h * w
     return to_device(rows, device, torch.int32)
+
+
+# Triton reads the kernels' annotations as compile-time constants: they take no types.
 
 
 @triton.jit

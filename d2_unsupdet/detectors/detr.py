@@ -105,6 +105,7 @@ class DETR(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        # a buffer, which nn.Module types as "Tensor or Module"
         return self.pixel_mean.device  # type: ignore[return-value,union-attr]
 
     def forward(self, batch: Sequence[dict[str, Any]]) -> Any:

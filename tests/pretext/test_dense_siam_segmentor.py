@@ -2,7 +2,6 @@
 
 import json
 import math
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from d2_unsupdet.engine.sync_batch_norm import resolve_sync_bn, use_sync_bn
 from d2_unsupdet.errors import UserError
 from d2_unsupdet.metrics import drain_metrics
+from d2_unsupdet.parity.rule import values
 from d2_unsupdet.pretext import DenseSiamSegmentor
 from d2_unsupdet.pretext.dense_siam_segmentor import replay
 from d2_unsupdet.pretext.overlap import ViewGeometry
@@ -67,27 +67,10 @@ def geometry(boxes, flipped, side: int) -> list[ViewGeometry]:
 # ---- the official numbers
 
 
-def rule(key: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The values that the golden files were made with."""
-    seed = zlib.crc32(key.encode("utf-8")) & 0xFFFFFFFF
-    n = np.random.RandomState(seed).standard_normal(shape)
-    if key.endswith("running_var"):
-        v = 1 + 0.1 * np.abs(n)
-    elif key.endswith("running_mean"):
-        v = 0.1 * n
-    elif len(shape) == 1 and key.endswith("weight"):
-        v = 1 + 0.1 * n
-    elif len(shape) <= 1:
-        v = 0.1 * n
-    else:
-        v = n / np.sqrt(np.prod(shape[1:]))
-    return v.astype(np.float32)
-
-
 def official() -> tuple[DenseSiamSegmentor, dict[str, torch.Tensor]]:
     manifest = json.loads((GOLDEN / "op_densesiam.json").read_text())
     state = {
-        key.replace("kernel_", "region_"): torch.from_numpy(rule(key, tuple(entry["shape"])))
+        key.replace("kernel_", "region_"): torch.from_numpy(values(key, entry["shape"]))
         for key, entry in manifest["state_dict"].items()
         if entry["dtype"] == "float32"
     }

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from d2_unsupdet.checkpoint.files import check_exists
 from d2_unsupdet.data import catalog
-from d2_unsupdet.engine.config import nodes, resolve_class_count
+from d2_unsupdet.engine.config import is_box_pretext, nodes, resolve_class_count
 from d2_unsupdet.engine.defaults import TRAIN
 from d2_unsupdet.engine.model_checks import check_model
 from d2_unsupdet.engine.probe_hook import check_probe
@@ -85,14 +85,21 @@ def prepare(
 
 def _resolve_classes(cfg: DictConfig, used: Sequence[str], names: Sequence[str]) -> None:
     """Images that are trained on without their labels say nothing about classes."""
-    datasets = [cfg.dataloader[part].dataset for part in used]
+    if is_box_pretext(cfg.model):
+        _resolve_without_classes(cfg, used)
+        return
+    agnostic = is_class_agnostic(cfg)
+    # Scored without classes, a detector learns its classes from its training data alone.
+    known = used[:1] if agnostic else used
+    datasets = [cfg.dataloader[part].dataset for part in known]
     labelled = [
         name for d in datasets if d.get("labels", True) for name in catalog.split_names(d.names)
     ]
     if labelled:
         _check_same_classes(cfg, datasets)
         classes = _needs_labels(partial(catalog.class_names, labelled))
-        resolve_class_count(cfg, classes, ", ".join(labelled))
+        strict = not agnostic or "train" in used
+        resolve_class_count(cfg, classes, ", ".join(labelled), strict=strict)
         return
     for path, node in nodes(cfg.model, "model"):
         if node.get("num_classes") == "auto":
@@ -100,6 +107,28 @@ def _resolve_classes(cfg: DictConfig, used: Sequence[str], names: Sequence[str])
                 f"{path}.num_classes='auto' takes the number from a labelled data set, but "
                 f"'{', '.join(names)}' is read without labels; write a number."
             )
+
+
+def is_class_agnostic(cfg: DictConfig) -> bool:
+    """Whether the evaluator looks at boxes and scores alone."""
+    evaluator = cfg.dataloader.get("evaluator")
+    return isinstance(evaluator, DictConfig) and bool(evaluator.get("class_agnostic", False))
+
+
+def _resolve_without_classes(cfg: DictConfig, used: Sequence[str]) -> None:
+    """A pretext's detector knows one class, object, whatever its data sets know."""
+    for _, node in nodes(cfg.model):
+        if "num_classes" in node and node["num_classes"] == "auto":
+            node.num_classes = 1
+    if "test" not in used:
+        return
+    if not is_class_agnostic(cfg):
+        raise UserError(
+            "A pretraining run knows no classes, so its detector is scored without them: set "
+            "dataloader.evaluator.class_agnostic=true, or leave dataloader.test out."
+        )
+    if cfg.train.best_metric == TRAIN["best_metric"]:
+        cfg.train.best_metric = "bbox_agnostic/AP"
 
 
 def _check_data(cfg: DictConfig, used: Sequence[str]) -> None:

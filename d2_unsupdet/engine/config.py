@@ -258,24 +258,35 @@ def nodes(cfg: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
             yield from nodes(cfg[key], f"{path}.{key}" if path else str(key))
 
 
-def resolve_class_count(cfg: DictConfig, class_names: Sequence[str], dataset: str) -> None:
+def resolve_class_count(
+    cfg: DictConfig, class_names: Sequence[str], dataset: str, *, strict: bool = True
+) -> None:
     """Make the data the one source of the class count: fill in "auto", refuse another number.
 
-    A model whose classes are clusters (`free_class_count`) may have any number of them.
+    A model whose classes are clusters (`free_class_count`) may have any number of them, and one
+    that is only scored without classes (`strict=False`) too.
     """
     for path, node in nodes(cfg.model, "model"):
         if "num_classes" not in node or OmegaConf.is_interpolation(node, "num_classes"):
             continue
         if node.num_classes == "auto":
             node.num_classes = len(class_names)
-        elif node.num_classes != len(class_names) and not _free_count(node):
+        elif strict and node.num_classes != len(class_names) and not _free_count(node):
             raise UserError(
                 f"{path}.num_classes={node.num_classes} contradicts data set '{dataset}', which "
                 f"has {len(class_names)} classes; leave the key out to use the data's number."
             )
 
 
+def is_box_pretext(model: DictConfig) -> bool:
+    """Whether `model` pretrains a detector, whose classes no data set tells."""
+    return hasattr(_target(model), "export") and "detector" in model
+
+
 def _free_count(node: DictConfig) -> bool:
+    return bool(getattr(_target(node), "free_class_count", False))
+
+
+def _target(node: DictConfig) -> Any:
     target = node.get("_target_")
-    target = locate(target) if isinstance(target, str) else target
-    return bool(getattr(target, "free_class_count", False))
+    return locate(target) if isinstance(target, str) else target

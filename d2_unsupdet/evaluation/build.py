@@ -19,6 +19,7 @@ from d2_unsupdet.evaluation.lvis import LvisEvaluator
 from d2_unsupdet.evaluation.voc import VocEvaluator
 
 Tasks = Sequence[str] | None
+_BOXES = ("coco", "toy", "lvis", "pascal_voc")
 
 
 def build_evaluator(
@@ -27,15 +28,39 @@ def build_evaluator(
     *,
     tasks: Tasks = None,
     distributed: bool = True,
+    class_agnostic: bool = False,
 ) -> DatasetEvaluator:
-    """The evaluator of a registered data set; VOC reports its own metric and COCO's, both named."""
+    """The evaluator of a registered data set; VOC reports its own metric and COCO's, both named.
+
+    With `class_agnostic` every data set of boxes is scored alike, without its classes: what a
+    detector that was pretrained without labels finds.
+    """
     kind = catalog.metadata(dataset_name).get("evaluator_type", "coco")
     if kind not in _BUILDERS:
         raise UserError(
             f"The data set '{dataset_name}' asks for the unknown evaluator_type '{kind}'."
             f"{nearest(kind, _BUILDERS) or ' Use one of ' + ', '.join(_BUILDERS) + '.'}"
         )
+    if class_agnostic:
+        return _class_agnostic(dataset_name, output_dir, kind, distributed)
     return _BUILDERS[kind](dataset_name, output_dir, tasks, distributed)
+
+
+def _class_agnostic(
+    name: str, output_dir: str | None, kind: str, distributed: bool
+) -> DatasetEvaluator:
+    if kind not in _BOXES:
+        raise UserError(
+            f"dataloader.evaluator.class_agnostic scores boxes, and '{name}' is scored as {kind}: "
+            f"give a data set of {', '.join(_BOXES)}."
+        )
+    return CocoEvaluator(
+        name,
+        output_dir=output_dir,
+        tasks=("bbox",),
+        distributed=distributed,
+        class_agnostic=True,
+    )
 
 
 def _coco(name: str, output_dir: str | None, tasks: Tasks, distributed: bool) -> DatasetEvaluator:

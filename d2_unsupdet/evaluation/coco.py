@@ -41,7 +41,7 @@ class CocoEvaluator(DatasetEvaluator):
         output_dir: gets `coco_instances_results.json`; nothing is written without it.
         tasks: subset of ("bbox", "segm"); what the predictions hold when not given.
         distributed: gather the predictions of all ranks; otherwise each rank scores its own.
-        class_agnostic: ignore categories and report AR@1, AR@10 and AR@100 too.
+        class_agnostic: ignore categories, and report AR by size too.
         max_detections: how many of an image and class count.
         backend: "faster-coco-eval" or "pycocotools"; the faster one that is installed by default.
         suffix: appended to the task in the results; "_agnostic" by default for `class_agnostic`,
@@ -175,13 +175,13 @@ class CocoEvaluator(DatasetEvaluator):
         return tasks
 
     def _summary(self, curves: Curves) -> dict[str, float]:
-        scores = average_precisions(curves)
+        recalls = {f"AR@{n}": curves.average_recall(limit=n) for n in self.limits}
+        scores = average_precisions(curves) | recalls
         if self.class_agnostic:
-            recalls = {f"AR@{n}": curves.average_recall(limit=n) for n in self.limits}
             areas = ("small", "medium", "large")
             top = self.limits[-1]
             by_area = {f"AR{a[0]}@{top}": curves.average_recall(limit=top, area=a) for a in areas}
-            return scores | recalls | by_area
+            return scores | by_area
         names = self.truth.class_names
         if len(names) > 1:
             per_class = (curves.average_precision(category=i) for i in range(len(names)))

@@ -46,3 +46,15 @@ def test_cityscapes_without_its_package_is_a_sentence(monkeypatch):
 def test_unknown_type_names_the_nearest():
     with pytest.raises(UserError, match="'pascal_voc'"):
         build_evaluator(named("pascalvoc"))
+
+
+@pytest.mark.parametrize("kind", ["coco", "toy", "lvis", "pascal_voc"])
+def test_every_set_of_boxes_is_scored_without_its_classes(kind, tmp_path):
+    evaluator = build_evaluator(named(kind), str(tmp_path), class_agnostic=True)
+    assert isinstance(evaluator, CocoEvaluator) and evaluator.class_agnostic
+    assert evaluator.suffix == "_agnostic" and evaluator.limits == [1, 10, 100]
+
+
+def test_what_has_no_boxes_has_no_scores_without_classes():
+    with pytest.raises(UserError, match="scored as sem_seg"):
+        build_evaluator(named("sem_seg"), class_agnostic=True)

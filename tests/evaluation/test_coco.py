@@ -88,6 +88,7 @@ def test_perfect_predictions_score_100(dataset):
     for task in results.values():
         assert task["AP"] == task["AP50"] == task["AP75"] == task["APm"] == pytest.approx(100)
         assert task["AP-cat"] == task["AP-dog"] == pytest.approx(100)
+        assert task["AR@1"] == task["AR@100"] == pytest.approx(100)  # one of each class
         assert np.isnan(task["APs"]) and np.isnan(task["APl"])  # no such object
 
 

@@ -70,6 +70,8 @@ def load_weights(
         file = read_weights(source, allow_unsafe=allow_unsafe, expected_sha256=expected_sha256)
         state = file.state
     target = {n: t for n, t in model.state_dict().items() if isinstance(t, torch.Tensor)}
+    # a box pretext copies its teacher from the backbone that is loaded here
+    target = {n: t for n, t in target.items() if not n.startswith("teacher.")}
     plan = _plan(label, state, target, classes)
     _cut_encoder_stage(plan, target)
     _check_depth(plan, target)

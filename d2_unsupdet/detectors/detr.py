@@ -32,6 +32,7 @@ from d2_unsupdet.detectors.structures import (
     Features,
     Matches,
     Queries,
+    Regions,
     Target,
 )
 from d2_unsupdet.detectors.transfer import to_device
@@ -181,16 +182,20 @@ class DETR(nn.Module):
     def queries(
         self,
         encoded: Encoded,
-        regions: Tensor | None = None,
+        regions: Tensor | Regions | None = None,
         targets: list[Target] | None = None,
     ) -> Queries:
         """Decoder input; `regions` (B, M, C) condition it, `targets` are for denoising."""
         batch, _, dim = encoded.memory.shape
-        if regions is not None and (len(regions), regions.shape[-1]) != (batch, dim):
-            raise UserError(
-                f"regions are {tuple(regions.shape)}, and the encoder gave {batch} images of {dim} "
-                f"channels: pass ({batch}, M, {dim})."
-            )
+        if isinstance(regions, Tensor):
+            regions = Regions(regions)
+        if regions is not None:
+            images, _, channels = regions.values.shape
+            if (images, channels) != (batch, dim):
+                raise UserError(
+                    f"regions are {tuple(regions.values.shape)}, and the encoder gave {batch} "
+                    f"images of {dim} channels: pass ({batch}, M, {dim})."
+                )
         return self.query_source(encoded, regions, targets)
 
     def decode(self, encoded: Encoded, queries: Queries) -> Decoded:

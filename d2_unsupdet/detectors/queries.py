@@ -4,6 +4,8 @@ Regions, (B, M, C) embeddings of image patches, condition them: N / M neighbouri
 one. Each source adds them where its detector looks for an object's identity.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -11,20 +13,29 @@ from d2_unsupdet.detectors.boxes import full_precision
 from d2_unsupdet.detectors.denoising import Denoising
 from d2_unsupdet.detectors.layers import MLP, xavier
 from d2_unsupdet.detectors.position import sine_embedding
-from d2_unsupdet.detectors.structures import Encoded, Queries, Target, group_of
+from d2_unsupdet.detectors.structures import Encoded, Queries, Regions, Target, group_of
 from d2_unsupdet.errors import UserError
 
 
-def repeat_regions(regions: Tensor, queries: int) -> tuple[Tensor, Tensor]:
-    """Regions (B, M, C) to (B, N, C), one copy for each query of a group, and the groups (N,)."""
-    count = regions.shape[1]
-    if count == 0 or queries % count:
+def repeat_regions(regions: Regions, queries: int) -> tuple[Tensor, Tensor]:
+    """One copy of its region (B, n, C) for each of the n used queries, and their groups (n,)."""
+    count = len(regions)
+    if count == 0 or (regions.each is None and queries % count):
         raise UserError(
             f"{queries} queries cannot be shared equally by {count} regions: choose a number of "
             f"regions that divides {queries}."
         )
-    group = group_of(queries, count, regions.device)
-    return regions[:, group], group
+    used = queries if regions.each is None else count * regions.each
+    if used > queries:
+        raise UserError(
+            f"{count} regions of {regions.each} queries each need {used}, and the detector has "
+            f"{queries}: take fewer regions."
+        )
+    group = group_of(used, count, regions.values.device)
+    added = regions.values[:, group]
+    if regions.keep is not None:
+        added = added * regions.keep[..., None].to(added.dtype)
+    return added, group
 
 
 class LearnedQueries(nn.Module):
@@ -64,7 +75,7 @@ class LearnedQueries(nn.Module):
     def forward(
         self,
         encoded: Encoded,
-        regions: Tensor | None = None,
+        regions: Regions | None = None,
         targets: list[Target] | None = None,
     ) -> Queries:
         batch = len(encoded.memory)
@@ -77,13 +88,17 @@ class LearnedQueries(nn.Module):
         group = None
         if regions is not None:
             added, group = repeat_regions(regions, self.num_queries)
-            position = position + added
+            position, content = position[:, : len(group)] + added, content[:, : len(group)]
         logit = None
         if self.reference is not None:
             # In half precision a point would be off by pixels.
             with torch.autocast(position.device.type, enabled=False):
                 logit = self.reference(position)
         return Queries(content, position, logit, group)
+
+    def count(self, encoded: Encoded, regions: int) -> int:
+        """Queries that this many regions share."""
+        return self.num_queries
 
 
 class LearnedAnchors(nn.Module):
@@ -107,23 +122,28 @@ class LearnedAnchors(nn.Module):
     def forward(
         self,
         encoded: Encoded,
-        regions: Tensor | None = None,
+        regions: Regions | None = None,
         targets: list[Target] | None = None,
     ) -> Queries:
         batch = len(encoded.memory)
         content = self.content.weight.expand(batch, -1, -1)
+        anchors = self.anchors.weight.expand(batch, -1, -1)
         group, noised = None, None
         if regions is not None:
             added, group = repeat_regions(regions, self.num_queries)
-            content = content + added[..., : content.shape[-1]]
+            content = content[:, : len(group)] + added[..., : content.shape[-1]]
+            anchors = anchors[:, : len(group)]
         if self.denoising is not None:
             content = torch.nn.functional.pad(content, (0, 1))  # the indicator: not denoising
             if self.training and targets is not None:
                 noised = self.denoising(targets)
             # Used or not, the table takes part: all ranks wait for its gradient.
             content = content + 0 * self.denoising.labels.weight[0, 0]
-        anchors = self.anchors.weight.expand(batch, -1, -1)
         return Queries(content, None, anchors, group, noised)
+
+    def count(self, encoded: Encoded, regions: int) -> int:
+        """Queries that this many regions share."""
+        return self.num_queries
 
 
 class ProposalQueries(nn.Module):
@@ -148,29 +168,35 @@ class ProposalQueries(nn.Module):
     def forward(
         self,
         encoded: Encoded,
-        regions: Tensor | None = None,
+        regions: Regions | None = None,
         targets: list[Target] | None = None,
     ) -> Queries:
         found = encoded.proposals
         if found is None:
             raise UserError("ProposalQueries needs model.proposals=Proposals(...).")
         logit = found.take(found.boxes_logit).detach()
-        tokens, group = found.take(found.tokens).detach(), None
+        tokens, group, added = found.take(found.tokens).detach(), None, None
         if regions is not None:  # the best ones, once for each region
-            count = regions.shape[1]
-            if not 0 < count <= logit.shape[1]:
-                raise UserError(
-                    f"{logit.shape[1]} proposals cannot be shared by {count} regions: choose from "
-                    f"1 to {logit.shape[1]}."
-                )
-            share, copies = logit.shape[1] // count, (1, count, 1)
+            share, copies = self.count(encoded, len(regions)) // len(regions), (1, len(regions), 1)
+            share = min(share, regions.each or share)
             logit, tokens = logit[:, :share].repeat(copies), tokens[:, :share].repeat(copies)
-            regions, group = repeat_regions(regions, logit.shape[1])
+            added, group = repeat_regions(replace(regions, each=None), logit.shape[1])
         place = sine_embedding(full_precision(logit).sigmoid(), dim=self.dim // 2)
         embedded = self.position_norm(self.position_proj(place.to(tokens.dtype)))
         position, content = embedded.chunk(2, dim=-1)
         if self.content_proj is not None and self.content_norm is not None:
             content = content + self.content_norm(self.content_proj(tokens))
-        if regions is not None:
-            content = content + regions
+        if added is not None:
+            content = content + added
         return Queries(content, position, logit, group)
+
+    def count(self, encoded: Encoded, regions: int) -> int:
+        """Queries that this many regions share."""
+        assert encoded.proposals is not None
+        proposals = encoded.proposals.selected.shape[1]
+        if not 0 < regions <= proposals:
+            raise UserError(
+                f"{proposals} proposals cannot be shared by {regions} regions: choose from 1 to "
+                f"{proposals}."
+            )
+        return proposals // regions * regions

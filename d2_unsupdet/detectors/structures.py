@@ -201,6 +201,24 @@ class Detections:
     boxes: Tensor
 
 
+@dataclass(frozen=True)
+class Regions:
+    """Embeddings of image patches that condition queries: N / M neighbouring queries share one.
+
+    Args:
+        values: (B, M, C).
+        keep: (B, N), 0 where a query goes without its region; None keeps all.
+        each: queries of a region, so that fewer than N are used; None shares all N equally.
+    """
+
+    values: Tensor
+    keep: Tensor | None = None
+    each: int | None = None
+
+    def __len__(self) -> int:
+        return self.values.shape[1]
+
+
 def group_of(queries: int, regions: int, device: torch.device) -> Tensor:
     """(N,) the region of each query: N / M neighbours share one."""
     return torch.arange(queries, device=device) // (queries // regions)

@@ -12,6 +12,7 @@ from d2_unsupdet.detectors.structures import (
     Matches,
     ProposalSet,
     Queries,
+    Regions,
     Target,
     group_of,
 )
@@ -70,7 +71,7 @@ def test_learned_queries_start_normal_with_xavier_references():
 def test_regions_are_added_to_the_position_before_the_reference():
     source = shaken(LearnedQueries(num_queries=6, dim=DIM, content=True, reference="mlp"))
     regions = torch.randn(2, 3, DIM).double()
-    made, plain = source(memory(), regions), source(memory())
+    made, plain = source(memory(), Regions(regions)), source(memory())
     for n in range(6):
         place = plain.position[:, n] + regions[:, n // 2]
         torch.testing.assert_close(made.position[:, n], place)
@@ -82,7 +83,7 @@ def test_regions_are_added_to_the_position_before_the_reference():
 def test_anchors_are_their_tables_and_regions_content():
     source = shaken(LearnedAnchors(num_queries=6, dim=DIM))
     regions = torch.randn(2, 2, DIM).double()
-    made, plain = source(memory(), regions), source(memory())
+    made, plain = source(memory(), Regions(regions)), source(memory())
     for b in range(2):
         assert torch.equal(plain.content[b], source.content.weight)
         assert torch.equal(plain.reference_logit[b], source.anchors.weight)
@@ -104,7 +105,10 @@ def test_the_last_channel_says_whether_a_query_is_noise():
     source = shaken(source).train()
     assert source.content.weight.shape == (6, DIM - 1)
     regions = torch.randn(2, 2, DIM).double()
-    for made in (source(memory(), None, targets(2, 1)), source(memory(), regions, targets(2, 1))):
+    for made in (
+        source(memory(), None, targets(2, 1)),
+        source(memory(), Regions(regions), targets(2, 1)),
+    ):
         assert not made.content[..., -1].any()
         assert made.denoising.content[0, :, -1].tolist() == [1.0] * 10
     assert source.eval()(memory(), None, targets(2, 1)).denoising is None
@@ -148,7 +152,7 @@ def test_proposal_queries_start_xavier():
 def test_regions_share_the_best_proposals():
     source = shaken(ProposalQueries(dim=DIM, token_content=True))
     regions = torch.randn(2, 3, DIM).double()
-    made, plain = source(memory(found()), regions), source(memory(found()))
+    made, plain = source(memory(found()), Regions(regions)), source(memory(found()))
     assert made.group.tolist() == [0, 1, 2]
     for m in range(3):
         assert torch.equal(made.reference_logit[:, m], plain.reference_logit[:, 0])
@@ -162,17 +166,50 @@ def test_queries_refuse_what_they_cannot_do():
         ProposalQueries(dim=DIM).double()(memory())
     for count in (0, 4):
         with pytest.raises(UserError, match=f"6 queries cannot be shared equally by {count}"):
-            repeat_regions(torch.zeros(2, count, DIM), 6)
+            repeat_regions(Regions(torch.zeros(2, count, DIM)), 6)
     for count in (0, 5):
         source = ProposalQueries(dim=DIM).double()
         with pytest.raises(UserError, match=f"4 proposals cannot be shared by {count} regions"):
-            source(memory(found()), torch.zeros(2, count, DIM).double())
+            source(memory(found()), Regions(torch.zeros(2, count, DIM).double()))
 
 
 def test_neighbours_share_a_group():
     assert group_of(8, 4, torch.device("cpu")).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
-    regions, group = repeat_regions(torch.arange(6.0).view(1, 3, 2), 6)
+    regions, group = repeat_regions(Regions(torch.arange(6.0).view(1, 3, 2)), 6)
     assert regions[0, :, 0].tolist() == [0, 0, 2, 2, 4, 4] and group.tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_dropped_region_leaves_its_query_as_it_was():
+    source = shaken(LearnedQueries(num_queries=6, dim=DIM, content=True, reference="mlp"))
+    keep = torch.tensor([[1, 0, 1, 1, 1, 1], [0, 1, 1, 1, 1, 1]])
+    regions, plain = torch.randn(2, 3, DIM).double(), source(memory())
+    made = source(memory(), Regions(regions, keep))
+    whole = source(memory(), Regions(regions))
+    for b, q in ((0, 1), (1, 0)):
+        assert torch.equal(made.position[b, q], plain.position[b, q])
+    assert torch.equal(made.position[keep == 1], whole.position[keep == 1])
+
+
+@pytest.mark.parametrize("source", ["learned", "anchors", "proposals"])
+def test_fewer_regions_can_use_fewer_queries(source):
+    encoded = memory(found())
+    regions = torch.randn(2, 2, DIM).double()
+    if source == "proposals":
+        made = shaken(ProposalQueries(dim=DIM))(encoded, Regions(regions, each=1))
+        assert made.content.shape[1] == 2 and made.reference_logit.shape[1] == 2
+        return
+    kind = {"learned": LearnedQueries, "anchors": LearnedAnchors}[source]
+    part = shaken(
+        kind(num_queries=6, dim=DIM, **({"content": True} if source == "learned" else {}))
+    )
+    third = torch.cat([regions, torch.randn(2, 1, DIM).double()], dim=1)
+    made, whole = part(encoded, Regions(regions, each=2)), part(encoded, Regions(third))
+    assert made.group.tolist() == [0, 0, 1, 1]
+    assert torch.equal(made.content, whole.content[:, :4])
+    with pytest.raises(
+        UserError, match="2 regions of 4 queries each need 8, and the detector has 6"
+    ):
+        part(encoded, Regions(regions, each=4))
 
 
 @pytest.mark.parametrize("groups", [None, [0, 0, 1]])

@@ -1,0 +1,1 @@
+"""Boxes nobody drew: where a box pretext takes its objects from."""

@@ -21,6 +21,7 @@ from d2_unsupdet.data import catalog
 from d2_unsupdet.engine.activation_checkpoint import checkpoint_blocks
 from d2_unsupdet.engine.config import to_plain
 from d2_unsupdet.engine.ema import ModelEMA
+from d2_unsupdet.engine.freeze import freeze
 from d2_unsupdet.engine.guard import FiniteGuard
 from d2_unsupdet.engine.hooks import CheckpointHook, EvaluationHook, ExportHook, MetricsHook
 from d2_unsupdet.engine.model_parts import instantiate_model
@@ -63,6 +64,7 @@ def build_trainer(cfg: DictConfig, model: nn.Module) -> Trainer:
         torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = bool(options.cudnn_benchmark)
     loader = instantiate(cfg.dataloader.train)
+    frozen = freeze(model, list(options.freeze))
     optimizer = deepcopy(cfg.optimizer)
     optimizer.params.model = model
     return Trainer(
@@ -77,6 +79,7 @@ def build_trainer(cfg: DictConfig, model: nn.Module) -> Trainer:
         clip_norm=options.clip_grad_norm,
         ema=ModelEMA(model, decay=options.ema.decay) if options.ema.enabled else None,
         guard=FiniteGuard(output_dir=Path(options.output_dir), config=cfg, seed=options.seed),
+        frozen=frozen,
     )
 
 
@@ -176,6 +179,7 @@ def build_hooks(
     def evaluate() -> dict[str, Any]:
         if options.precise_bn.enabled:
             model.train()
+            trainer.frozen.hold()
             with batches_uncounted(model):
                 update_bn_stats(model, trainer.loader.from_step(0), options.precise_bn.num_iter)
         share_statistics(model)

@@ -21,6 +21,9 @@ TRAIN: dict[str, Any] = dict(
         expected_sha256=None,
         classes="keep",
     ),
+    # Shell patterns of parameters that keep their values; "!" before one excepts, and the last that
+    # fits counts. ["*", "!heads.*"] trains the heads alone.
+    freeze=[],
     max_iter=90000,
     seed=0,
     device="auto",  # CUDA if there is one

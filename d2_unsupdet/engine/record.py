@@ -85,6 +85,8 @@ def say_start(
         "device": f"{trainer.device.type} x {trainer.world}, {amp}",
         "output": options.output_dir,
     }
+    if trainer.frozen.parameters:
+        rows["frozen"] = str(trainer.frozen)
     for name, text in rows.items():
         logger.info("%-9s %s", name, text)
 

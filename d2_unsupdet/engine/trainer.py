@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from d2_unsupdet.data.loader import TrainLoader
 from d2_unsupdet.engine.ema import ModelEMA
+from d2_unsupdet.engine.freeze import NOTHING, Frozen
 from d2_unsupdet.engine.guard import FiniteGuard, NotFinite
 from d2_unsupdet.engine.metrics import Metrics
 from d2_unsupdet.engine.model_state import extra_state, load_extra_state
@@ -57,6 +58,7 @@ class Trainer(TrainerBase):
         clip_norm: full-model gradient norm to clip to; 0 never clips.
         ema: moving average of the model, updated after each step.
         guard: raises before a step that is not finite; None never looks.
+        frozen: parts that stay as in evaluation.
     """
 
     def __init__(
@@ -73,12 +75,13 @@ class Trainer(TrainerBase):
         clip_norm: float = 0.0,
         ema: ModelEMA | None = None,
         guard: FiniteGuard | None = None,
+        frozen: Frozen = NOTHING,
     ) -> None:
         super().__init__()
         self.model, self.optimizer, self.loader = model, optimizer, loader
         self.multiplier, self.length, self.seed = multiplier, length, seed
         self.accumulate, self.clip_norm = accumulate, clip_norm
-        self.ema, self.guard = ema, guard
+        self.ema, self.guard, self.frozen = ema, guard, frozen
         self.metrics = Metrics()
         self.world = comm.get_world_size()
         self.bad_files: dict[str, int] = {}
@@ -127,6 +130,7 @@ class Trainer(TrainerBase):
         rate = self.learning_rate()
 
         self.model.train()
+        self.frozen.hold()
         self._tell_progress()
         try:
             losses = self._forward_backward(batch)

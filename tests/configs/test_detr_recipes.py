@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from d2_unsupdet import detectors
 from d2_unsupdet.engine.config import load_config, resolve_class_count, to_plain
+from d2_unsupdet.engine.freeze import freeze
 
 FINETUNE = Path(__file__).parents[2] / "configs/finetune"
 ALL = {str(p.relative_to(FINETUNE).with_suffix("")) for p in FINETUNE.rglob("*.py")}
@@ -37,6 +38,13 @@ SCHEDULES = [  # recipe, epochs, epoch of the drop, batch, rate
     ("voc/detr_r50_150ep", 150, 100, 16, SLOW),
     ("voc/detr_r50_300ep", 300, 200, 16, SLOW),
     ("voc/conditional_detr_r50_50ep", 50, 40, 16, SLOW),
+    ("voc/conditional_detr_r50_10pct", 50, 40, 16, SLOW),
+    ("voc/conditional_detr_r50_30pct", 50, 40, 16, SLOW),
+    ("voc/conditional_detr_r50_50pct", 50, 40, 16, SLOW),
+    ("voc/conditional_detr_r50_70pct", 50, 40, 16, SLOW),
+    ("voc/detr_r50_heads_only", 50, 40, 16, SLOW),
+    ("voc/dab_deformable_detr_r50_10pct", 50, 40, 16, SLOW),
+    ("voc/dn_dab_deformable_detr_r50_10pct", 50, 40, 16, SLOW),
     ("voc/deformable_detr_r50_100ep", 100, 70, 32, FAST),
     ("voc/deformable_detr_r50_10pct", 200, 150, 8, FAST),
     ("voc/dab_deformable_detr_r50_50ep", 50, 40, 16, SLOW),
@@ -139,6 +147,31 @@ def test_one_class_count_and_empty_images_stay(name):
     frozen = {n.split(".")[1] for n, p in model.backbone.named_parameters("x")
               if not p.requires_grad}  # fmt: skip
     assert frozen == (set() if name.startswith("toy/") else {"stem", "res2"})
+
+
+@pytest.mark.parametrize("name", sorted(n for n in RECIPES if n.endswith("pct")))
+def test_label_subsets_are_what_the_file_says(name):
+    cfg = load(name)
+    percent = name.rpartition("_")[2].removesuffix("pct")
+    assert cfg.dataloader.train.dataset.subset == f"{percent}%"
+    assert cfg.train.output_dir.endswith(f"{percent}pct")
+
+
+def test_voc_subsets_are_siamese_detrs():
+    cfg = load("voc/conditional_detr_r50_30pct", classes=20)
+    assert cfg.dataloader.train.dataset.names == "voc_2012_trainval"
+    assert cfg.model.query_source.num_queries == 100
+    assert group_rates(cfg)["backbone"] == {5e-5}
+
+
+def test_heads_only_trains_the_heads_alone():
+    cfg = load("voc/detr_r50_heads_only", classes=20)
+    model = built(cfg)
+    freeze(model, cfg.train.freeze)
+    cfg.optimizer.params.model = model
+    learns = {id(p) for group in instantiate(cfg.optimizer).param_groups for p in group["params"]}
+    names = {name.split(".")[0] for name, p in model.named_parameters() if id(p) in learns}
+    assert names == {"heads"} and learns == {id(p) for p in model.heads.parameters()}
 
 
 CONSTANTS = [  # spec of the originals: queries, widths of the feed-forward layers, dropout, eps, ce

@@ -94,9 +94,8 @@ def main() -> None:
     sides, count = ([12, 20], 1) if options.quick else (options.sides, options.graphs)
 
     print(f"{torch.get_num_threads()} threads; seconds: graph, full solver, partial solver")
-    print(
-        f"{'tokens':>7} {'eigengap':>10} {'graph':>8} {'full':>8} {'partial':>8} {'ratio':>7} differ"
-    )
+    titles = ("eigengap", "graph", "full", "partial", "ratio", "differ")
+    print(" tokens {:>10} {:>8} {:>8} {:>8} {:>7} {:>7}".format(*titles))
     fine = True
     for side in sides:
         graphs = (

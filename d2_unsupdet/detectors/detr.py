@@ -66,6 +66,9 @@ class DETR(nn.Module):
         size_divisibility: pad batches to a multiple of it; the originals pad to the largest image.
     """
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     @configurable
     def __init__(
         self,
@@ -106,8 +109,7 @@ class DETR(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        # a buffer, which nn.Module types as "Tensor or Module"
-        return self.pixel_mean.device  # type: ignore[return-value,union-attr]
+        return self.pixel_mean.device
 
     def forward(self, batch: Sequence[dict[str, Any]]) -> Any:
         images = self.preprocess(batch)

@@ -114,7 +114,7 @@ class LearnedAnchors(nn.Module):
         self, *, num_queries: int, dim: int = 256, denoising: Denoising | None = None
     ) -> None:
         super().__init__()
-        self.num_queries = num_queries
+        self.num_queries, self.dim = num_queries, dim
         self.content = nn.Embedding(num_queries, dim - (denoising is not None))
         self.anchors = nn.Embedding(num_queries, 4)  # as logits
         self.denoising = denoising

@@ -6,7 +6,7 @@ which 80 are used. The head of the encoder stage is no classifier there: its row
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +67,11 @@ def class_rows(text: str) -> ClassRows | None:
 def has_class_heads(state: Mapping[str, Tensor]) -> bool:
     """Whether this is a DETR-style detector under our names."""
     return any(map(_CLASSES.fullmatch, state))
+
+
+def has_detector(state: Iterable[str]) -> bool:
+    """The same, also of one without class heads, as box pretexts export it."""
+    return any(name.startswith("heads.boxes.") for name in state)
 
 
 def is_class_tensor(name: str) -> bool:

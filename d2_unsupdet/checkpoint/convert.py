@@ -10,15 +10,32 @@ from dataclasses import dataclass, field
 
 import torch
 
-from d2_unsupdet.checkpoint.class_heads import KEEP, choose_classes, class_rows, has_class_heads
+from d2_unsupdet.checkpoint.class_heads import (
+    KEEP,
+    choose_classes,
+    class_rows,
+    has_class_heads,
+    has_detector,
+    is_class_tensor,
+)
 from d2_unsupdet.checkpoint.detr_names import official_name
 from d2_unsupdet.checkpoint.detr_whole import check_detector, check_layers
 from d2_unsupdet.checkpoint.formats import FORMATS, HUB, detect, get_format
 from d2_unsupdet.checkpoint.layout import Format, State
+from d2_unsupdet.checkpoint.pretext_names import (
+    WRAPPER,
+    is_own,
+    is_pretext,
+    layout_of,
+    only_object,
+)
 from d2_unsupdet.checkpoint.resnet import COUNTER, Completeness, bare_name, check_resnet
 from d2_unsupdet.errors import UserError
 
 log = logging.getLogger(__name__)
+
+PRETEXT = "pretext"  # a target: the names of a box pretext of ours, with the detector inside
+OBJECT = "object"  # of its class heads: the rows of the one class that ours have
 
 
 @dataclass(frozen=True)
@@ -69,17 +86,26 @@ def convert(
 ) -> tuple[State, ConversionReport]:
     """Rename `state` from `source` (detected when None) to `target`; most tensors are not copied.
 
+    A file of a box pretext (UP-DETR, DETReg, Siamese DETR) becomes the detector to finetune, without
+    class heads, or with the target `pretext` the whole pretext.
+
     Args:
         classes: of a DETR's class heads: `keep`, `coco80` (91 COCO ids to 80 classes), `drop`, or a
-            JSON file with a list of row numbers.
+            JSON file with a list of row numbers; with the target `pretext` also `object`, the rows
+            of the one class that ours have.
     """
     found = detect(state) if source is None else _as_format(source)
+    if target == PRETEXT:
+        return _to_pretext(found, state, classes)
     goal = get_format(target)
     if goal.back is None:
         possible = ", ".join(f.name for f in FORMATS.values() if f.back is not None)
         raise UserError(f"Nothing can be converted to {target}; possible are {possible}.")
     hub, names, dropped = _to_hub(found, state)
     depth = _check_whole(found, hub)
+    if is_pretext(found):
+        hub, names, dropped = _downstream(hub, names, dropped)
+        classes = KEEP
     chosen = class_rows(classes)
     said: dict[str, str] = {}
     if chosen:
@@ -100,6 +126,46 @@ def convert(
     return result, ConversionReport(found.name, goal.name, depth, names, dropped, said)
 
 
+def _to_pretext(
+    found: Format, state: Mapping[str, torch.Tensor], classes: str
+) -> tuple[State, ConversionReport]:
+    """All of it, the detector's names behind their prefix."""
+    if not is_pretext(found):
+        raise UserError(
+            f"A file of {found.name} is no box pretext's; it loads into one as it is, or convert it "
+            "without --to."
+        )
+    hub, names, dropped = _to_hub(found, state)
+    depth = _check_whole(found, hub)
+    said: dict[str, str] = {}
+    if classes == OBJECT:
+        hub, said = only_object(found.name, hub)
+    elif classes != KEEP:
+        raise UserError(f"Of a pretext's class heads keep and object can be had, not {classes}.")
+    moves = {name: name if is_own(name) else WRAPPER + name for name in hub}
+    return {moves[name]: tensor for name, tensor in hub.items()}, ConversionReport(
+        found.name,
+        PRETEXT,
+        depth,
+        {old: moves[new] for old, new in names.items()},
+        dropped,
+        {moves[name]: what for name, what in said.items()},
+    )
+
+
+def _downstream(
+    hub: State, names: dict[str, str], dropped: dict[str, str]
+) -> tuple[State, dict[str, str], dict[str, str]]:
+    """The detector that is finetuned: without what only pretraining has."""
+    lost = {name: "head of the pretext" for name in hub if is_own(name)}
+    lost |= {name: "class head of the pretext" for name in hub if is_class_tensor(name)}
+    return (
+        {name: tensor for name, tensor in hub.items() if name not in lost},
+        {old: new for old, new in names.items() if new not in lost},
+        dropped | {old: lost[new] for old, new in names.items() if new in lost},
+    )
+
+
 def _to_hub(
     found: Format, state: Mapping[str, torch.Tensor]
 ) -> tuple[State, dict[str, str], dict[str, str]]:
@@ -117,10 +183,19 @@ def _to_hub(
         _check_unique(ours)
         names = {kept[bare]: ours[new] for bare, new in arranged.origin.items()}
         hub = {ours[name]: tensor for name, tensor in arranged.state.items()}
-    if found.detector:
+    if is_pretext(found):
+        inner = get_format(layout_of(hub))
+        detector = {name: tensor for name, tensor in hub.items() if not is_own(name)}
+        check_detector(
+            inner.name,
+            detector,
+            lambda name: official_name(inner, hub, name),
+            classes=has_class_heads(detector),
+        )
+    elif found.detector:
         layout = found.name.removeprefix("hf_")
         check_detector(layout, hub, lambda name: official_name(found, hub, name))
-    elif has_class_heads(hub):
+    elif has_detector(hub):
         check_layers(hub)
     return hub, names, dropped
 
@@ -129,13 +204,13 @@ def _write_detector(
     goal: Format, hub: State, names: dict[str, str]
 ) -> tuple[State, dict[str, str]]:
     """A whole detector under the names of its origin; it must be one of that kind."""
-    if not has_class_heads(hub):
+    if not has_detector(hub):
         raise UserError(f"Only a whole detector can become {goal.name}; this file has no heads.")
     moves = {new: goal.from_hub(new) for new in hub}
     result = {moves[new]: tensor for new, tensor in hub.items()}
     if not goal.fits(result):
         raise UserError(f"The file holds another detector than {goal.name}: change --to.")
-    check_detector(goal.name, hub)
+    check_detector(goal.name, hub, classes=has_class_heads(hub))
     if goal.restore:
         result = goal.restore(result)
     lost = [new for new, name in moves.items() if name == new]

@@ -16,6 +16,13 @@ from d2_unsupdet.errors import UserError
 Pairs = tuple[tuple[str, str], ...]  # starts of names; * is a number
 
 PREFIX = r"(module\.)?(detr\.)?"
+LOST_PARTS: Rules = (
+    (r"(bbox_attention|mask_head)\.", "segmentation head"),
+    (r"criterion\.", "loss weights"),
+    (r".*total_(ops|params)$", "counters of a profiler"),
+)
+# heads that only pretraining has: with them it is a file of pretext_names.py
+OF_PRETEXTS = (r"patch2query\.(weight|bias)", r"pred_head\..*", r"feature_embed\..*")
 _LAST = r"(?=\.|$)"
 _HEADS = {
     "class": ("weight", "bias"),
@@ -139,11 +146,14 @@ def _rule(start: str, other: str) -> tuple[str, str]:
     return rf"^{pattern}{_LAST}", other.replace("*", r"\1")
 
 
-def arrange_heads(state: Mapping[str, Tensor], *, tied: bool = False) -> Arranged:
+def arrange_heads(
+    state: Mapping[str, Tensor], *, tied: bool = False, classes: bool = True
+) -> Arranged:
     """Each head once: copies under the decoder go, and so do repetitions of one shared head.
 
     Args:
         tied: a head that all layers share may be there once, as safetensors files leave it.
+        classes: there are class heads.
     """
     moves: dict[str, str] = {}
     dropped: dict[str, str] = {}
@@ -157,7 +167,8 @@ def arrange_heads(state: Mapping[str, Tensor], *, tied: bool = False) -> Arrange
     layers = 1 + max(_numbers(r"transformer\.decoder\.layers\.(\d+)\.", state), default=-1)
     two_stage = any(re.match(r"transformer\.(enc_output|pos_trans)", name) for name in state)
     alone = tied and not two_stage and not _refined(state)
-    _check_heads(moves.values(), layers, two_stage=two_stage, alone=alone)
+    kinds = ("class", "bbox") if classes else ("bbox",)
+    _check_heads(moves.values(), layers, kinds, two_stage=two_stage, alone=alone)
     if two_stage:
         moves = {old: _encoder_head(new, layers) for old, new in moves.items()}
     elif _shared(state, moves):
@@ -206,14 +217,17 @@ def _check_second_name(state: Mapping[str, Tensor], first: str, second: str) -> 
         )
 
 
-def _check_heads(names: Iterable[str], layers: int, *, two_stage: bool, alone: bool) -> None:
+def _check_heads(
+    names: Iterable[str], layers: int, kinds: Iterable[str], *, two_stage: bool, alone: bool
+) -> None:
     """One for each decoder layer, and in two-stage files one more for the encoder stage."""
     names = set(names)
-    found = {kind: set(_numbers(rf"{kind}_embed\.(\d+)\.", names)) for kind in _HEADS}
+    found = {kind: set(_numbers(rf"{kind}_embed\.(\d+)\.", names)) for kind in kinds}
     single = alone and all(indices == {0} for indices in found.values())
     count = 1 if single else layers + two_stage
     place = f"a decoder of {layers} layers" + (" behind an encoder stage" if two_stage else "")
-    for kind, leaves in _HEADS.items():
+    for kind in found:
+        leaves = _HEADS[kind]
         for index in range(count):
             head = f"{kind}_embed.{index}"
             lost = [head] if index not in found[kind] else []
@@ -232,7 +246,7 @@ def _encoder_head(name: str, last: int) -> str:
 
 
 def _head_count(names: Iterable[str]) -> int:
-    return 1 + max(_numbers(r"class_embed\.(\d+)\.", names), default=0)
+    return 1 + max(_numbers(r"bbox_embed\.(\d+)\.", names), default=0)
 
 
 def _numbers(pattern: str, names: Iterable[str]) -> list[int]:
@@ -257,6 +271,11 @@ def _shared(state: Mapping[str, Tensor], moves: Mapping[str, str]) -> bool:
 
 def _check_same_classes(state: State) -> None:
     encoder = len(state["enc_class_embed.weight"])
+    if "class_embed.0.weight" not in state:
+        raise UserError(
+            "The encoder stage has class outputs and the decoder has none: nothing can be written "
+            "without inventing weights."
+        )
     decoder = len(state["class_embed.0.weight"])
     if encoder != decoder:
         raise UserError(
@@ -272,13 +291,9 @@ def _official(name: str, about: str, pairs: Pairs, marks: str, lacks: str = "") 
         name,
         about,
         marks=tuple(PREFIX + mark for mark in marks.split()),
-        lacks=tuple(PREFIX + mark for mark in lacks.split()),
+        lacks=tuple(PREFIX + mark for mark in (*lacks.split(), *OF_PRETEXTS)),
         prefix=PREFIX,
-        drops=(
-            (r"(bbox_attention|mask_head)\.", "segmentation head"),
-            (r"criterion\.", "loss weights"),
-            (r".*total_(ops|params)$", "counters of a profiler"),
-        ),
+        drops=LOST_PARTS,
         renames=forward_rules(pairs),
         back=backward_rules(pairs),
         detector=True,

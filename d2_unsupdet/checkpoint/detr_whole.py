@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from torch import Tensor
 
+from d2_unsupdet.checkpoint.class_heads import is_class_tensor
 from d2_unsupdet.errors import UserError
 
 LAYERED = ("encoder.layers", "decoder.layers", "heads.classes", "heads.boxes", "neck.levels")
@@ -68,7 +69,11 @@ _FIXED = {
 
 
 def check_detector(
-    layout: str, state: Mapping[str, Tensor], theirs: Callable[[str], str] = str
+    layout: str,
+    state: Mapping[str, Tensor],
+    theirs: Callable[[str], str] = str,
+    *,
+    classes: bool = True,
 ) -> None:
     """Every tensor that a detector of this layout has, and no other.
 
@@ -76,9 +81,12 @@ def check_detector(
         layout: an official one.
         state: under our names, with or without a backbone.
         theirs: the name in the file of one of ours, for messages.
+        classes: it has class heads; pretrained ones may have none.
     """
     kind = _kind(layout, state)
     expected = _expected(kind, state)
+    if not classes:
+        expected = {name for name in expected if not is_class_tensor(name)}
     found = {name for name in state if not name.startswith("backbone.")}
     _refuse_foreign(found - expected)
     missing = expected - found

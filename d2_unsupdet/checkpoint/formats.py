@@ -1,7 +1,7 @@
 """One small table for each known layout of names, all towards Detectron2's names.
 
 To add a layout, add one entry to FORMATS: how to recognise it, what to drop and what to rename.
-Those of whole DETR-style detectors stand in detr_names.py and huggingface.py.
+Those of whole DETR-style detectors stand in detr_names.py, huggingface.py and pretext_names.py.
 """
 
 from collections.abc import Iterable
@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from d2_unsupdet.checkpoint.detr_names import OFFICIAL, PREFIX
 from d2_unsupdet.checkpoint.huggingface import HUGGING_FACE
 from d2_unsupdet.checkpoint.layout import Format, Rules
+from d2_unsupdet.checkpoint.pretext_names import PRETEXTS
 from d2_unsupdet.errors import UserError, nearest
 
 _FROM_TORCHVISION: Rules = (
@@ -81,6 +82,7 @@ FORMATS: dict[str, Format] = {
         ),
         *OFFICIAL,
         *HUGGING_FACE,
+        *PRETEXTS,
     )
 }
 

@@ -9,14 +9,20 @@ from d2_unsupdet.data.augmentations import RandomPhotometric
 from d2_unsupdet.data.catalog import get_dataset
 from d2_unsupdet.data.loader import TrainLoader, build_test_loader, build_train_loader
 from d2_unsupdet.data.mappers import DetectionMapper, PairedViewMapper
+from d2_unsupdet.data.paste import PasteSmallBoxes
 from d2_unsupdet.data.plan import BatchPlan, Position
+from d2_unsupdet.data.prior_mapper import PriorMapper
 from d2_unsupdet.data.replayed import ReplayedViewMapper, SegmentationTestMapper
+from d2_unsupdet.data.scale_jitter import LargeScaleJitter
 
 __all__ = [
     "BatchPlan",
     "DetectionMapper",
+    "LargeScaleJitter",
     "PairedViewMapper",
+    "PasteSmallBoxes",
     "Position",
+    "PriorMapper",
     "RandomPhotometric",
     "ReplayedViewMapper",
     "SegmentationTestMapper",

@@ -86,8 +86,8 @@ def convert(
 ) -> tuple[State, ConversionReport]:
     """Rename `state` from `source` (detected when None) to `target`; most tensors are not copied.
 
-    A file of a box pretext (UP-DETR, DETReg, Siamese DETR) becomes the detector to finetune, without
-    class heads, or with the target `pretext` the whole pretext.
+    A file of a box pretext (UP-DETR, DETReg, Siamese DETR) becomes the detector to finetune, which
+    has no class heads yet, or with the target `pretext` the whole pretext.
 
     Args:
         classes: of a DETR's class heads: `keep`, `coco80` (91 COCO ids to 80 classes), `drop`, or a
@@ -132,8 +132,8 @@ def _to_pretext(
     """All of it, the detector's names behind their prefix."""
     if not is_pretext(found):
         raise UserError(
-            f"A file of {found.name} is no box pretext's; it loads into one as it is, or convert it "
-            "without --to."
+            f"A file of {found.name} is none of a box pretext: convert it without --to, and it "
+            "loads into a pretext too."
         )
     hub, names, dropped = _to_hub(found, state)
     depth = _check_whole(found, hub)

@@ -22,11 +22,14 @@ from d2_unsupdet.checkpoint.class_heads import (
     choose_classes,
     class_rows,
     has_class_heads,
+    has_detector,
     is_class_tensor,
 )
 from d2_unsupdet.checkpoint.convert import convert, parameter_count
 from d2_unsupdet.checkpoint.files import read_weights
 from d2_unsupdet.checkpoint.formats import FORMATS, HUB
+from d2_unsupdet.checkpoint.pretext_names import is_pretext
+from d2_unsupdet.checkpoint.pretext_view import TEACHER, PretextView, check_norms
 from d2_unsupdet.checkpoint.report import LoadReport
 from d2_unsupdet.checkpoint.resnet import COUNTER, bare_name, nearest_depth, resnet_shapes
 from d2_unsupdet.errors import UserError
@@ -54,8 +57,9 @@ def load_weights(
         min_coverage: share of the file's values that the model must take, 0-1.
         allow_missing: patterns (`roi_heads.*`) of model tensors that may keep their initial values;
             None: all but those of a ResNet, and in a DETR-style detector none unless the file holds
-            a backbone alone; class heads under classes=drop need no pattern. An empty list allows
-            nothing at all.
+            a backbone alone. Class heads need no pattern under classes=drop, or where the file of a
+            pretrained detector has none, nor do the heads of a pretext where the file holds a
+            detector. An empty list allows nothing at all.
         allow_mismatch: patterns of model tensors that keep their initial values where the file has
             another shape, e.g. class heads for another number of classes.
         allow_unsafe: run code that the file brings along.
@@ -69,17 +73,21 @@ def load_weights(
         label = str(source)
         file = read_weights(source, allow_unsafe=allow_unsafe, expected_sha256=expected_sha256)
         state = file.state
-    target = {n: t for n, t in model.state_dict().items() if isinstance(t, torch.Tensor)}
+    every = {n: t for n, t in model.state_dict().items() if isinstance(t, torch.Tensor)}
     # a box pretext copies its teacher from the backbone that is loaded here
-    target = {n: t for n, t in target.items() if not n.startswith("teacher.")}
-    plan = _plan(label, state, target, classes)
+    view = PretextView.of(n for n in every if not n.startswith(TEACHER))
+    target = {short: every[name] for short, name in view.names.items()}
+    plan = _plan(label, view, state, target, classes)
     _cut_encoder_stage(plan, target)
     _check_depth(plan, target)
+    check_norms(label, plan.state, target)
     _drop_misshaped(plan, target, allow_mismatch)
     report = plan.report(target)
-    _check(report, min_coverage, _missing(report, target, allow_missing, class_rows(classes)))
-    model.load_state_dict({name: plan.state[old] for name, old in plan.names.items()}, strict=False)
-    return report
+    missing = _missing(plan, view, report, target, allow_missing, class_rows(classes))
+    _check(report, min_coverage, missing)
+    found = {view.names[name]: plan.state[old] for name, old in plan.names.items()}
+    model.load_state_dict(found, strict=False)
+    return view.renamed(report)
 
 
 @dataclass
@@ -139,8 +147,15 @@ def _longest_suffix(name: str, names: set[str]) -> str | None:
     return None
 
 
-def _plan(label: str, state: State, target: State, classes: str) -> _Plan:
+def _plan(label: str, view: PretextView, state: State, target: State, classes: str) -> _Plan:
     """Take the names as they are if the model knows most of them; otherwise find the layout."""
+    state, of_pretext = view.opened(state, target)
+    plan = _named(label, view, state, target, classes)
+    plan.dropped = of_pretext | plan.dropped
+    return plan
+
+
+def _named(label: str, view: PretextView, state: State, target: State, classes: str) -> _Plan:
     exact = sum(name in target for name in state)
     if 2 * exact >= len(state):
         state, dropped, said = _choose(state, classes)
@@ -148,7 +163,9 @@ def _plan(label: str, state: State, target: State, classes: str) -> _Plan:
     layouts = [entry for entry in FORMATS.values() if entry.fits(state)]
     if len(layouts) != 1:
         return _Plan(label, "unknown layout", state, match_names(target, state))
-    if layouts[0].name != HUB:
+    if view.wrapped and is_pretext(layouts[0]):
+        state, dropped, said = view.converted(state, layouts[0], target)
+    elif layouts[0].name != HUB:
         state, converted = convert(state, layouts[0], classes=classes)
         dropped, said = converted.dropped, converted.classes
     else:
@@ -230,20 +247,30 @@ def _drop_misshaped(plan: _Plan, target: State, allowed: Sequence[str]) -> None:
         hint = ", set train.init.classes to coco80 or drop (classes in Python)" if heads else ""
         raise UserError(
             f"{plan.label} does not fit: {'; '.join(refused[:3])}{more}; make the model like the "
-            f"file (class count, width){hint}, or name these tensors in train.init.allow_mismatch "
-            "(allow_mismatch in Python) to start them anew."
+            f"file (class count, number of queries, width){hint}, or name these tensors in "
+            "train.init.allow_mismatch (allow_mismatch in Python) to start them anew."
         )
 
 
 def _missing(
-    report: LoadReport, target: State, allowed: Sequence[str] | None, choice: ClassRows | None
+    plan: _Plan,
+    view: PretextView,
+    report: LoadReport,
+    target: State,
+    allowed: Sequence[str] | None,
+    choice: ClassRows | None,
 ) -> list[str]:
     """Tensors of the model that the file should have."""
     if allowed is not None and not allowed:
         return list(report.new)
     whole = has_class_heads(target) and any(not n.startswith("backbone.") for n in report.matched)
     dropped = choice is not None and choice.rows is None
-    new = [n for n in report.new if not (whole and dropped and is_class_tensor(n))]
+    classless = has_detector(plan.state) and not any(map(is_class_tensor, plan.state))
+    if whole and classless:  # what a box pretext exports
+        for name in filter(is_class_tensor, report.new):
+            report.classes[name] = "starts anew: the file has no class heads"
+    new = [n for n in report.new if not (whole and (dropped or classless) and is_class_tensor(n))]
+    new = view.asked(new, report)
     if allowed is not None:
         return [n for n in new if not _matches(n, allowed)]
     return [n for n in new if whole or ((b := bare_name(n)) and _BLOCK.fullmatch(b))]

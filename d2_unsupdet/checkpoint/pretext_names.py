@@ -74,7 +74,8 @@ def object_rows(method: str, state: Mapping[str, Tensor]) -> tuple[int, ...]:
 
 def only_object(method: str, state: State) -> tuple[State, dict[str, str]]:
     """Class heads for the one class of ours, and what happened: name -> sentence."""
-    changed, said = dict(state), {}
+    changed: State = dict(state)
+    said: dict[str, str] = {}
     if not any(map(_CLASS.fullmatch, state)):
         return changed, said
     rows = object_rows(method, state)

@@ -176,11 +176,15 @@ def test_another_variant_needs_permission():
     assert {n.partition(".")[0] for n in report.new} == {"proposals", "query_source"}
 
 
-def test_class_heads_are_missed_only_without_the_flag():
+def test_class_heads_are_missed_only_if_some_are_there():
     state, _ = convert(official("dn_dab_deformable_detr_r50"), classes="drop")
     detector = model("dn_dab_deformable_detr", classes=80)
-    with pytest.raises(UserError, match="set train.init.classes to drop"):
-        load_weights(detector, state)
+    report = load_weights(detector, state)
+    assert len(report.new) == 13
+    assert "13 tensors: starts anew: the file has no class heads" in str(report)
+    some = state | {"query_source.denoising.labels.weight": torch.ones(81, 255)}
+    with pytest.raises(UserError, match="lacks 12 .* set train.init.classes to drop"):
+        load_weights(detector, some)
     for source in (state, official("dn_dab_deformable_detr_r50")):
         for allowed in (None, ["proposals.*"]):
             report = load_weights(detector, source, classes="drop", allow_missing=allowed)

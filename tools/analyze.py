@@ -4,9 +4,11 @@
 python tools/analyze.py sensitivity moco=output/moco dupr=output/dupr random
 python tools/analyze.py matching output/run/export.safetensors --data coco_2017_val --images 50
 python tools/analyze.py categories output/dense_siam
+python tools/analyze.py curves scratch=output/scratch_s* ours=output/ours_s* --reach 20
 
 A checkpoint is a file of weights in any known layout, the folder of a run, `random` (the first
 other checkpoint's architecture) or `random:CHECKPOINT`; LABEL= before it names it in the picture.
+`curves` takes folders of runs; those of one LABEL are its seeds.
 """
 
 import argparse
@@ -15,7 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from d2_unsupdet.analysis import affinity, categories, matching, neighbours, plots, sensitivity
+from d2_unsupdet.analysis import (
+    affinity,
+    categories,
+    convergence,
+    matching,
+    neighbours,
+    plots,
+    sensitivity,
+)
 from d2_unsupdet.analysis.samples import GEOMETRIES, Sample, Views, draw_views, read_samples
 from d2_unsupdet.checkpoint import load_weights, write_json
 from d2_unsupdet.checkpoint.backbone import (
@@ -58,7 +68,42 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
             one.add_argument("--rows", type=positive, default=figure.rows, help="images drawn")
         for flag, options in figure.extra.items():
             one.add_argument(flag, **options)
+    add_curves(parts.add_parser("curves", help=draw_curves.__doc__, formatter_class=kind))
     return parser.parse_args(argv)
+
+
+def add_curves(one: argparse.ArgumentParser) -> None:
+    """Options of the one figure that is about runs and not about features."""
+    one.add_argument("runs", nargs="+", metavar="[LABEL=]RUN", help="folders of runs; wildcards")
+    one.add_argument("--score", default="bbox/AP", help="as the runs log it")
+    one.add_argument("--x", default="iterations", choices=("iterations", "epochs", "images"))
+    one.add_argument("--reach", type=float, help="also tell when this score is reached")
+    one.add_argument("--out", type=Path, default=Path("output/analysis"), help="folder")
+
+
+def draw_curves(args: argparse.Namespace) -> None:
+    """a score against training, several settings in one figure, seeds as a band"""
+    groups = convergence.group_runs(args.runs)
+    options = {"score": args.score, "axis": args.x, "reach": args.reach}
+    results = convergence.convergence(groups, **options)
+    args.out.mkdir(parents=True, exist_ok=True)
+    picture = args.out / "curves.png"
+    plots.save(convergence.draw(results, **options), picture)
+    told = {label: result.to_json() for label, result in results.items()}
+    write_json(
+        picture.with_suffix(".json"), {"figure": "curves", "settings": options, "curves": told}
+    )
+    for label, one in told.items():
+        spread = f" ± {one['last_std']:.2f}" if one["last_std"] is not None else ""
+        text = f"{label}: {args.score} {one['last']:.2f}{spread} after {one['x'][-1]:g} {args.x}"
+        if args.reach is not None:
+            when = one["reached_mean"]
+            done = sum(v is not None for v in one["reached"])
+            text += f"; {args.reach:g} reached " + (
+                f"after {when:g}" if when is not None else f"by {done} of {len(one['runs'])} runs"
+            )
+        print(text)
+    print(f"wrote {picture} and curves.json")
 
 
 def draw_sensitivity(args: argparse.Namespace, load: Loader) -> tuple[Any, Mapping[str, Any]]:
@@ -244,6 +289,10 @@ def headline(result: Mapping[str, Any]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Load, measure, draw, say where."""
     args = parse(argv)
+    if args.figure == "curves":
+        plots.require_matplotlib()
+        draw_curves(args)
+        return
     args.named = name_checkpoints(args.checkpoints)
     plots.require_matplotlib()
 

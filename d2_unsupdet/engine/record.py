@@ -109,6 +109,7 @@ def write_summary(
         "data": str(cfg.dataloader.train.dataset.names),
         "test": str(test.dataset.names) if test is not None else None,
         "iterations": trainer.length,
+        "images": trainer.loader.plan.size,
         "seconds": round(seconds, 1),
         "result": hooks.evaluation.results if hooks.evaluation else {},
         "init_checkpoint": cfg.train.init_checkpoint or None,

@@ -81,6 +81,10 @@ class CocoEvaluator(DatasetEvaluator):
             self._truth = ground_truth(self.dataset_name)
         return self._truth
 
+    def restrict(self, image_ids: Iterable[Any]) -> None:
+        """Score these images only, as if the data set had no others."""
+        self._truth = self.truth.only(image_ids)
+
     def reset(self) -> None:
         """Forget all predictions."""
         self._predictions: dict[Any, list[Detection]] = {}

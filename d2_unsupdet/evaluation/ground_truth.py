@@ -7,7 +7,7 @@ them (`image_ids` leads back to the data set's own).
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,17 @@ class GroundTruth:
         """Names in the order of the contiguous class index."""
         names = {category["id"]: category["name"] for category in self.dataset["categories"]}
         return [names[i] for i in self.category_ids]
+
+    def only(self, image_ids: Iterable[Any]) -> "GroundTruth":
+        """The ground truth of some images, given by the data set's own ids."""
+        kept = {image: self.image_ids[image] for image in image_ids}
+        numbers = set(kept.values())
+        dataset = {
+            **self.dataset,
+            "images": [i for i in self.dataset["images"] if i["id"] in numbers],
+            "annotations": [a for a in self.dataset["annotations"] if a["image_id"] in numbers],
+        }
+        return replace(self, dataset=dataset, image_ids=kept)
 
 
 def from_json(path: str | Path, contiguous: dict[int, int] | None = None) -> GroundTruth:

@@ -14,6 +14,7 @@ from d2_unsupdet.data.plan import BatchPlan, Position
 from d2_unsupdet.data.prior_mapper import PriorMapper
 from d2_unsupdet.data.replayed import ReplayedViewMapper, SegmentationTestMapper
 from d2_unsupdet.data.scale_jitter import LargeScaleJitter
+from d2_unsupdet.data.siamese_mapper import SiamesePairMapper
 
 __all__ = [
     "BatchPlan",
@@ -26,6 +27,7 @@ __all__ = [
     "RandomPhotometric",
     "ReplayedViewMapper",
     "SegmentationTestMapper",
+    "SiamesePairMapper",
     "TrainLoader",
     "build_test_loader",
     "build_train_loader",

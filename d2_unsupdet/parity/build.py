@@ -15,7 +15,7 @@ from d2_unsupdet.parity.rule import State, digest, official_state
 
 CONFIGS = Path(d2_unsupdet.__file__).parents[1] / "configs" / "common" / "models"
 
-# official repositories of the detectors; those of pretraining methods are others
+# official repositories; all but the last four are those of detectors
 REPOSITORIES = (
     "facebookresearch/detr",
     "Atten4Vis/ConditionalDETR",
@@ -23,6 +23,10 @@ REPOSITORIES = (
     "IDEA-Research/DAB-DETR",
     "IDEA-Research/DN-DETR",
     "jozhang97/DETA",
+    "dddzg/up-detr",
+    "amirbar/DETReg",
+    "Zx55/SiameseDETR",
+    "YangtaoWANG95/TokenCut",
 )
 
 

@@ -16,10 +16,6 @@ _NO_COUNTERPART = ("giou.union", "pos.sine16_unnormalized")
 # repositories of pretraining methods, and what is done with their files
 _PRETRAINING = {
     "ZwwWayne/DenseSiam": "tests/pretext/test_dense_siam_segmentor.py compares it",
-    "YangtaoWANG95/TokenCut": "this package has no TokenCut yet",
-    "dddzg/up-detr": "this package has no UP-DETR yet",
-    "amirbar/DETReg": "this package has no DETReg yet",
-    "Zx55/SiameseDETR": "this package has no Siamese DETR yet",
 }
 
 

@@ -32,6 +32,7 @@ from d2_unsupdet.detectors.position import sine_embedding
 from d2_unsupdet.detectors.structures import DenoisingQueries, Encoded, Queries, Target
 from d2_unsupdet.parity.compare import Aside, Row, align_detections, compare, pairs
 from d2_unsupdet.parity.golden import Golden
+from d2_unsupdet.parity.pretext_operators import attention_masks, box_jitter, token_cut
 from d2_unsupdet.parity.rule import official_state
 
 Check = Callable[[Golden], Iterator[Row | Aside]]
@@ -422,4 +423,7 @@ _CHECKS: dict[str, Check] = {
     "assign.": _overlap,
     "matcher.stage1.": _raw_matcher,
     "nms.": _suppression,
+    "mask.q": attention_masks,
+    "boxes_in": box_jitter,
+    "a.feat": token_cut,
 }

@@ -26,7 +26,16 @@ DETECTORS = (
     "dn_dab_deformable_detr_r50",
     "deta_r50",
 )
-OPERATORS = ("op_common", "op_dab_sine", "op_deta", "op_detr", "op_dn_queries")
+OPERATORS = (
+    "op_common",
+    "op_dab_sine",
+    "op_deta",
+    "op_detr",
+    "op_dn_queries",
+    "op_tokencut",
+    "op_updetr_attention_mask",
+    "siamese_detr_box_jitter",
+)
 LEFT_OUT = r"dbg\.|aux_|anchors$|enc_logits_sub$|dn\.\w+\.dn_logits$"
 MANIFEST_LEFT_OUT = ("arrays", "array_notes", "dbg", "weights_abs_sum", "weight_rule")
 QUERIES = 20  # whose logits are kept

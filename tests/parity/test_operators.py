@@ -11,6 +11,9 @@ COUNTS = {
     "op_detr": 10,
     "op_dn_queries": 72,
     "op_msda": 23,
+    "op_tokencut": 15,
+    "op_updetr_attention_mask": 3,
+    "siamese_detr_box_jitter": 2,
 }
 
 

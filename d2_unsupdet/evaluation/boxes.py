@@ -42,7 +42,7 @@ class FindBoxes:
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
         pixels = read_image(record["file_name"])
         rng = np.random.default_rng(derive_seed("boxes", self.seed, str(record["image_id"])))
-        found = self.source(record, pixels, rng)
+        found = self.source(record, pixels, rng).drawn(rng)
         boxes = torch.from_numpy(np.asarray(found.boxes, np.float32)[: self.limit])
         ranks = 1 / torch.arange(1, len(boxes) + 1)
         scores = ranks if self.by_rank else torch.from_numpy(found.scores[: self.limit])

@@ -1,0 +1,56 @@
+"""tools/evaluate_boxes.py: sources and stores in one table."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from d2_unsupdet.data import catalog
+from d2_unsupdet.priors import PriorStore
+from tests.evaluation.test_boxes import drawn_boxes
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = "toy_val:images=4:size=64"
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location(
+        "evaluate_boxes", ROOT / "tools/evaluate_boxes.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A first generation of one useless box an image, a second of the drawn ones."""
+    store = PriorStore(tmp_path / "priors")
+    for number in (0, 1):
+        with store.write(number, {"source": "test"}) as writer:
+            for record in catalog.get_dataset(DATA):
+                width, height = record["width"], record["height"]
+                boxes = drawn_boxes(record) / 64 if number else drawn_boxes(record)[:1] * 0 + 0.01
+                scores = boxes[:, 0] * 0 + 1
+                writer.add(record, width, height, boxes, scores)
+    return str(tmp_path / "priors")
+
+
+def test_sources_and_generations_stand_in_one_table(tool, store, tmp_path, capsys):
+    command = ["--dataset", DATA, "--workers", "0", "--out", str(tmp_path / "out")]
+    tool.main([*command, "--source", "random:count=20", "--store", store, f"{store}@0"])
+    rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()[-5:]}
+    assert rows["AP"] == ["AP50", "AP75", "AR@1", "AR@10", "AR@100"]
+    assert rows[store][0] == "100.0" and rows[f"{store}@0"] == ["0.0"] * 6
+    told = json.loads((tmp_path / "out/boxes.json").read_text())
+    assert list(told["results"]) == ["random:count=20", store, f"{store}@0"]
+    assert 0 < told["results"]["random:count=20"]["AR@100"] < 100
+    assert (tmp_path / "out/boxes_1/coco_instances_results.json").is_file()
+
+
+def test_nothing_to_score_is_said(tool, capsys):
+    with pytest.raises(SystemExit):
+        tool.main(["--dataset", DATA])
+    assert "give --source or --store" in capsys.readouterr().err

@@ -9,6 +9,7 @@ from d2_unsupdet.pretext.dense_siam import DenseSiam
 from d2_unsupdet.pretext.dense_siam_segmentor import DenseSiamSegmentor
 from d2_unsupdet.pretext.detreg import DETReg
 from d2_unsupdet.pretext.dupr import DUPR
+from d2_unsupdet.pretext.join_det import JoinDet
 from d2_unsupdet.pretext.moco_v2 import MoCoV2
 from d2_unsupdet.pretext.siamese_detr import SiameseDETR
 from d2_unsupdet.pretext.simsiam import SimSiam
@@ -21,6 +22,7 @@ __all__ = [
     "DenseSiam",
     "DenseSiamSegmentor",
     "InfoNCE",
+    "JoinDet",
     "MoCoV2",
     "SiameseDETR",
     "SimSiam",

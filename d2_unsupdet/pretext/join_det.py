@@ -1,0 +1,71 @@
+"""JoinDet: DETReg whose boxes live.
+
+Its losses are DETReg's. Every few epochs the priors are made anew of what the encoder and the
+decoder see by then, and smoothed with the previous ones; `engine/refresh.py` calls that and keeps
+them.
+"""
+
+from collections.abc import Sequence
+
+from detectron2.config import configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+
+from d2_unsupdet.detectors.detr import DETR
+from d2_unsupdet.pretext.box_pretext import Sample
+from d2_unsupdet.pretext.detreg import DETReg
+from d2_unsupdet.pretext.living_priors import LivingPriors
+from d2_unsupdet.priors.box_smooth import BoxSmooth, PriorUpdate
+from d2_unsupdet.priors.found import Found, nothing
+
+
+@META_ARCH_REGISTRY.register()
+class JoinDet(DETReg):
+    """DETReg with living priors.
+
+    ::
+
+        model = JoinDet(detector=detector)
+        losses = model(batch)                              # as DETReg: image, priors, crops
+        first = model.initial_priors(sample)               # one image, in evaluation mode
+        second = model.refreshed_priors(sample, first)
+
+    Args:
+        detector: to pretrain.
+        levels: of the backbone, for the embedding of a crop.
+        embedding_weight: of the embedding loss.
+        label: class index of "object".
+        denoising: see `BoxPretext`.
+        priors: what is found in an image.
+        update: how that joins what was found before.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        detector: DETR,
+        levels: Sequence[str] = ("res3",),
+        embedding_weight: float = 1.0,
+        label: int = 0,
+        denoising: bool = True,
+        priors: LivingPriors | None = None,
+        update: PriorUpdate | None = None,
+    ) -> None:
+        super().__init__(
+            detector=detector,
+            levels=levels,
+            embedding_weight=embedding_weight,
+            label=label,
+            denoising=denoising,
+        )
+        self.priors = LivingPriors() if priors is None else priors
+        self.update = BoxSmooth() if update is None else update
+
+    def initial_priors(self, sample: Sample) -> Found:
+        """Normalised boxes of one image before the first step."""
+        return self.update(nothing(), self.priors.initial(self.detector, sample))
+
+    def refreshed_priors(self, sample: Sample, previous: Found) -> Found:
+        """The next normalised boxes of an image; the previous where nothing stands out."""
+        current = self.priors.current(self.detector, sample, label=self.label)
+        return previous if current is None else self.update(previous, current)

@@ -18,6 +18,7 @@ __all__ = [
     "BoxSmooth",
     "BoxSource",
     "DirectUpdate",
+    "EdgeBoxes",
     "EigenAttention",
     "EigenBoxes",
     "Found",
@@ -25,5 +26,6 @@ __all__ = [
     "NmsUpdate",
     "PriorStore",
     "RandomBoxes",
+    "SelectiveSearch",
     "StoredBoxes",
 ]

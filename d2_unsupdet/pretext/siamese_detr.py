@@ -117,10 +117,9 @@ class SiameseDETR(RegionPretext):
         shapes = self.detector.backbone.output_shape()
         parts = []
         for level in self.levels:
-            stride, rows = shapes[level].stride, [full_precision(b) for b in boxes]
-            cells = roi_align(
-                full_precision(maps[level]), rows, CELLS, 1 / stride, -1, self.aligned
-            )
+            values, stride = full_precision(maps[level]), shapes[level].stride
+            rows = list(boxes.to(values.dtype))
+            cells = roi_align(values, rows, CELLS, 1 / stride, -1, self.aligned)
             parts.append(cells.mean(dim=(2, 3)))
         return torch.cat(parts, dim=1).unflatten(0, boxes.shape[:2])
 

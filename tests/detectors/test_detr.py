@@ -1,7 +1,6 @@
 """What holds for each of the nine detectors: who learns, what padding and order may not change."""
 
 import copy
-import importlib
 from dataclasses import replace
 
 import pytest
@@ -13,16 +12,16 @@ from torch import nn
 from d2_unsupdet.detectors import (
     DETR,
     DeformableDETR,
-    HungarianAssigner,
     Neck,
-    OverlapAssigner,
+    criterion,
+    proposals,
     transfer,
 )
 from d2_unsupdet.detectors.deformable_attention import use_implementation
 from d2_unsupdet.detectors.neck import resized_mask
 from d2_unsupdet.errors import UserError
 from tests.detectors.tiny import NAMES, batch_of, outputs, sample, tiny_config, tiny_detr
-from tests.detectors.waits import Waits
+from tests.detectors.waits import Waits, watch_transfers
 from tests.ranks import run_ranks
 
 every = pytest.mark.parametrize("name", NAMES)
@@ -139,29 +138,10 @@ def test_training_is_one_wait_for_the_matching(name, monkeypatch):
     model = tiny_detr(name).train()
     batch = batch_of(2, 3)
     images, targets = model.preprocess(batch), model.targets(batch)
-    waits, transfers = Waits(), []
-
-    def sent(tensors):
-        transfers.append(len(tensors))
-        with waits.on_the_host():
-            return transfer.to_host(tensors)
-
-    def on_the_host(function):
-        def run(*args, **kwargs):
-            with waits.on_the_host():
-                return function(*args, **kwargs)
-
-        return run
-
-    monkeypatch.setattr("d2_unsupdet.detectors.assigning.to_host", sent)
-    for assigner in (HungarianAssigner, OverlapAssigner):
-        monkeypatch.setattr(assigner, "answer", on_the_host(assigner.answer))
-    for place in ("criterion.flat_index", "proposals.batched_nms"):  # lists; torchvision's own wait
-        function = getattr(
-            importlib.import_module(f"d2_unsupdet.detectors.{place.split('.')[0]}"),
-            place.split(".")[1],
-        )
-        monkeypatch.setattr(f"d2_unsupdet.detectors.{place}", on_the_host(function))
+    waits = Waits()
+    # lists of the host, and torchvision's own wait
+    hosts = [(criterion, "flat_index"), (proposals, "batched_nms")]
+    transfers = watch_transfers(monkeypatch, waits, hosts)
     with use_implementation("reference"), waits:
         encoded = model.encode(model.features(images))
         queries = model.queries(encoded, targets=targets)

@@ -1,6 +1,6 @@
 """Finds, on a CPU, what would make the host wait for a GPU: numbers that cross between the two."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -59,3 +59,31 @@ class Waits(TorchFunctionMode):
                 for one in index
             )
         return func is torch.where and len(args) == 1
+
+
+def watch_transfers(monkeypatch: Any, waits: Waits, hosts: Iterable[tuple[Any, str]]) -> list[int]:
+    """Counts the one allowed transfer of a step; what runs behind it is on the host.
+
+    Args:
+        hosts: (object, name) of functions that only see tensors of the host.
+    """
+    from d2_unsupdet.detectors import HungarianAssigner, OverlapAssigner, assigning, transfer
+
+    transfers: list[int] = []
+
+    def sent(tensors: list[Tensor]) -> list[Tensor]:
+        transfers.append(len(tensors))
+        with waits.on_the_host():
+            return transfer.to_host(tensors)
+
+    def hosted(function: Any) -> Any:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with waits.on_the_host():
+                return function(*args, **kwargs)
+
+        return run
+
+    monkeypatch.setattr(assigning, "to_host", sent)
+    for holder, name in ((HungarianAssigner, "answer"), (OverlapAssigner, "answer"), *hosts):
+        monkeypatch.setattr(holder, name, hosted(getattr(holder, name)))
+    return transfers

@@ -29,12 +29,15 @@ AdamW = L(torch.optim.AdamW)(
     weight_decay=1e-4,
 )
 
+# Alone, and inside a pretext.
+_BACKBONE = r"^(detector\.)?backbone\."
+
 # The DETR family decays every parameter, and trains the backbone at a tenth of the rate.
 AdamW_detr = L(torch.optim.AdamW)(
     params=L(parameter_groups)(
         base_lr="${..lr}",
         weight_decay="${..weight_decay}",
-        rules=[{"match": r"^backbone\.", "lr_factor": 0.1}],
+        rules=[{"match": _BACKBONE, "lr_factor": 0.1}],
     ),
     lr=1e-4,
     betas=(0.9, 0.999),
@@ -47,8 +50,11 @@ AdamW_deformable = L(torch.optim.AdamW)(
         base_lr="${..lr}",
         weight_decay="${..weight_decay}",
         rules=[
-            {"match": r"^backbone\.", "lr_factor": 0.1},
-            {"match": r"sampling_offsets|^query_source\.reference\.", "lr_factor": 0.1},
+            {"match": _BACKBONE, "lr_factor": 0.1},
+            {
+                "match": r"sampling_offsets|^(detector\.)?query_source\.reference\.",
+                "lr_factor": 0.1,
+            },
         ],
     ),
     lr=2e-4,

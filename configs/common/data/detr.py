@@ -27,15 +27,19 @@ def detr(
         test_edge=test_edge,
     )
     resize, flip = loaders.train.mapper.augmentations
-    cropped = L(T.RandomApply)(
+    loaders.train.mapper.augmentations = [flip, crop_at_times(crop_edges, crop), resize]
+    loaders.train.dataset.keep_empty = True
+    return loaders
+
+
+def crop_at_times(edges, crop):
+    """For every other image: its shorter side to one of the edges, then a random crop."""
+    return L(T.RandomApply)(
         tfm_or_aug=L(T.AugmentationList)(
             augs=[
-                L(T.ResizeShortestEdge)(short_edge_length=list(crop_edges), sample_style="choice"),
+                L(T.ResizeShortestEdge)(short_edge_length=list(edges), sample_style="choice"),
                 L(T.RandomCrop)(crop_type="absolute_range", crop_size=list(crop)),
             ]
         ),
         prob=0.5,
     )
-    loaders.train.mapper.augmentations = [flip, cropped, resize]
-    loaders.train.dataset.keep_empty = True
-    return loaders

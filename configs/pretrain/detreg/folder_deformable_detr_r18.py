@@ -1,0 +1,28 @@
+"""DETReg on a folder of images, two-stage Deformable DETR, ResNet-18, without any file of weights.
+
+dataloader.train.dataset.names=folder:/path/to/images
+dataloader.train.mapper.source.path=/path/to/their/boxes
+"""
+
+from ...common.models.deformable_detr_two_stage import model
+from ...common.models.detreg import detreg
+from ...common.schedule import multistep
+from .imagenet_deformable_detr_r50_5ep import dataloader, optimizer, train
+
+dataloader.train.dataset.names = "toy_unlabeled"
+dataloader.train.total_batch_size = 16
+dataloader.train.mapper.source.path = "output/priors/folder"
+dataloader.train.mapper.count = 10
+dataloader.train.mapper.least = 1
+
+model.backbone.stages.depth = 18
+model.backbone.stem.norm = "BN"  # frozen statistics of random weights are of no use
+model = detreg(model, freeze_at=0)
+
+optimizer.params.rules[0].lr_factor = 1.0  # nothing is pretrained
+lr_multiplier = multistep([40], total=50)
+
+train.max_iter = "50 epochs"
+train.checkpointer.period = "5 epochs"
+train.max_bad_images = 0.2
+train.output_dir = "output/pretrain/detreg_folder_deformable_detr_r18"

@@ -1,0 +1,9 @@
+"""UP-DETR of a small DN-DAB-Deformable-DETR on the embedded images, from random weights."""
+
+from ...common.models.up_detr import up_detr
+from ...finetune.toy.dn_dab_deformable_detr import model, optimizer
+from .toy_deformable_detr import dataloader, lr_multiplier, train
+
+model = up_detr(model, freeze_at=0)
+
+train.output_dir = "output/pretrain/up_detr_toy_dn_dab_deformable_detr"

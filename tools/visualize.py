@@ -1,35 +1,44 @@
 #!/usr/bin/env python
-"""Draw a detector's predictions beside the ground truth, or alone on images of your own.
+"""Draw what detectors find, look at and call foreground, finetuned or not; several side by side.
 
 python tools/visualize.py output/run                       # its test set, its newest weights
 python tools/visualize.py output/run --images my/folder --threshold 0.3
 python tools/visualize.py configs/quickstart/finetune.py --weights model.safetensors
+python tools/visualize.py output/pretrain --top 10         # pretrained only: its ten surest boxes
+python tools/visualize.py output/run --compare scratch=output/other_run best=model_best.pth random
 python tools/visualize.py output/run --attention           # what a DETR-style detector looks at
 python tools/visualize.py output/run --attention --layer 0 --queries 17 42 --points 0.3,0.5
+python tools/visualize.py output/pretrain --eigen encoder  # normalised cut of its features
+python tools/visualize.py output/pretrain --priors         # its boxes over the refreshes
 """
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from detectron2.config import instantiate
+import numpy as np
 from PIL import Image
-from torch import nn
 
 from d2_unsupdet.analysis.attention import trace_attention
 from d2_unsupdet.analysis.attention_pictures import draw_attention
-from d2_unsupdet.analysis.pictures import draw_predictions
-from d2_unsupdet.checkpoint.checkpointer import newest_weights
-from d2_unsupdet.checkpoint.load import load_weights
-from d2_unsupdet.cli import run_tool
+from d2_unsupdet.analysis.compare_pictures import draw_answers
+from d2_unsupdet.analysis.detectors import Shown, as_objects, open_detector, open_like
+from d2_unsupdet.analysis.eigen_pictures import PLACES, draw_eigen, eigen_attention
+from d2_unsupdet.analysis.pictures import (
+    beside,
+    contact_sheet,
+    draw_instances,
+    titled,
+    to_rgb,
+)
+from d2_unsupdet.analysis.prior_pictures import draw_generations, evenly
+from d2_unsupdet.checkpoint.backbone import name_checkpoints
+from d2_unsupdet.cli import positive, run_tool
 from d2_unsupdet.data import DetectionMapper, catalog
 from d2_unsupdet.data.images import BadImage
-from d2_unsupdet.engine.config import load_config
-from d2_unsupdet.engine.run import build_model, prepare
 from d2_unsupdet.errors import UserError
+from d2_unsupdet.priors import PriorStore
 
 GRID = [(x, y) for y in (0.3, 0.7) for x in (0.3, 0.7)]  # where no query is sure
 
@@ -39,18 +48,27 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("run", metavar="RUN_OR_CONFIG", help="folder of a run, or config")
     parser.add_argument(
-        "run", type=Path, metavar="RUN_OR_CONFIG", help="folder of a run, or config"
+        "--weights",
+        help="weights of the whole detector, or 'random'; default: the run's newest",
     )
     parser.add_argument(
-        "--weights", help="weights of the whole detector; default: the run's newest"
+        "--compare",
+        nargs="+",
+        default=[],
+        metavar="[LABEL=]RUN_OR_WEIGHTS",
+        help="other detectors in the same picture: folders of runs, weights of this config, random",
     )
     parser.add_argument("--images", nargs="+", help="image files or folders; default: the test set")
     parser.add_argument(
-        "--out", type=Path, help="folder for the pictures; default: RUN/predictions or /attention"
+        "--out", type=Path, help="folder for the pictures; default: RUN/predictions, /attention ..."
     )
     parser.add_argument(
         "--threshold", type=float, default=0.3, help="lowest score that is drawn (default 0.3)"
+    )
+    parser.add_argument(
+        "--top", type=positive, help="draw so many boxes of each image, whatever they score"
     )
     parser.add_argument("--limit", type=int, default=20, help="how many images, evenly spread")
     parser.add_argument("--allow-unsafe", action="store_true", help="run code that weights bring")
@@ -71,7 +89,22 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     group.add_argument("--layer", type=int, default=-1, help="from 0; default: the last")
     group.add_argument("--level", type=int, default=0, help="of these tokens; default: the finest")
-    return parser.parse_args(argv)
+    other = parser.add_argument_group("pretraining")
+    other.add_argument(
+        "--eigen", choices=PLACES, help="draw the normalised cut of these features instead"
+    )
+    other.add_argument(
+        "--priors",
+        nargs="?",
+        const="",
+        metavar="STORE",
+        help="draw stored boxes instead, one panel a generation; default: RUN/priors",
+    )
+    args = parser.parse_args(argv)
+    chosen = [bool(args.attention), args.eigen is not None, args.priors is not None]
+    if sum(chosen) > 1:
+        parser.error("--attention, --eigen and --priors are different pictures: choose one")
+    return args
 
 
 def point(text: str) -> tuple[float, float]:
@@ -80,22 +113,11 @@ def point(text: str) -> tuple[float, float]:
     return float(x), float(y)
 
 
-def load_model(cfg: Any, run: Path | None, weights: str | None, allow_unsafe: bool) -> nn.Module:
-    """The detector with the given weights, or with the newest of the run."""
-    model = build_model(cfg)
-    if weights is not None:
-        print(load_weights(model, weights, allow_missing=(), allow_unsafe=allow_unsafe))
-        return model.eval()
-    if run is None:
-        raise UserError("There are no weights: a config holds none; give --weights FILE.")
-    model.load_state_dict(newest_weights(run))
-    return model.eval()
-
-
 def find_records(cfg: Any, images: Sequence[str] | None) -> list[dict]:
-    """Records of the test set, or unlabelled ones of files and folders."""
+    """Records of the test set (of the training set where there is none), or of one's own images."""
     if images is None:
-        return catalog.get_dataset(cfg.dataloader.test.dataset.names)
+        part = cfg.dataloader.get("test") or cfg.dataloader.train
+        return catalog.get_dataset(part.dataset.names)
     records: list[dict] = []
     for path in map(Path, images):
         if path.is_dir():
@@ -113,49 +135,125 @@ def spread(records: Sequence[dict], limit: int) -> list[dict]:
     return [records[i * len(records) // count] for i in range(count)]
 
 
-Draw = Callable[[dict, dict], Any]
+def labelled(record: dict) -> dict:
+    """The image as it is, and its objects if it has any."""
+    masks = any("segmentation" in a for a in record.get("annotations", ()))
+    mapper = DetectionMapper(is_train=True, augmentations=[], use_instance_mask=masks)
+    return mapper(dict(record))
 
 
-def draw(mapper: Any, records: Sequence[dict], picture: Draw) -> Iterator[tuple[str, Any]]:
+Picture = Callable[[Sequence[Shown], dict, dict, argparse.Namespace], np.ndarray]
+
+
+def draw(
+    shown: Sequence[Shown], records: Sequence[dict], picture: Picture, args: argparse.Namespace
+) -> Iterator[tuple[str, np.ndarray]]:
     """(file name, picture) of every image that can be read; says which cannot."""
     for record in records:
-        masks = any("segmentation" in a for a in record.get("annotations", ()))
-        labelled = DetectionMapper(is_train=True, augmentations=[], use_instance_mask=masks)
         try:
-            sample, truth = mapper(dict(record)), labelled(dict(record))
+            yield record["file_name"], picture(shown, record, labelled(record), args)
         except BadImage as error:
             print(f"left out: {error.path}: {error.reason}")
-            continue
-        yield record["file_name"], picture(sample, truth)
 
 
-@torch.no_grad()
 def predictions(
-    model: nn.Module, names: Sequence[str], args: argparse.Namespace, sample: dict, truth: dict
-) -> Any:
-    """Ground truth, if there is any, beside what the model finds."""
-    output = model([sample])[0]
-    if "instances" not in output:
-        raise UserError(f"{type(model).__name__} predicts no boxes; this draws detectors only.")
-    found, real = output["instances"].to("cpu"), truth.get("instances")
-    if real is not None and real.has("gt_masks") and not found.has("pred_masks"):
-        real.remove("gt_masks")  # both halves show what the detector knows
-    scores = found.scores.tolist()
+    shown: Sequence[Shown], record: dict, truth: dict, args: argparse.Namespace
+) -> np.ndarray:
+    """Ground truth, if there is any, beside what each detector finds."""
+    found = [one.find(one.mapper(dict(record))) for one in shown]
+    scores = [score for instances in found for score in instances.scores.tolist()]
     args.highest = max([getattr(args, "highest", 0.0), *scores])
-    return draw_predictions(truth["image"], real, found, names, args.threshold)
+    return draw_answers(truth, shown, found, threshold=args.threshold, top=args.top)
 
 
 def attention(
-    model: nn.Module, names: Sequence[str], args: argparse.Namespace, sample: dict, truth: dict
-) -> Any:
-    """What the chosen points and queries look at."""
-    trace = trace_attention(model, [sample], layer=args.layer)
-    if args.queries is not None:
-        queries = [trace.query(index) for index in args.queries]
-    else:
-        queries = trace.best(count=args.best, threshold=args.threshold)
-    points = args.points or [query.center for query in queries] or GRID
-    return draw_attention(truth["image"], trace, queries, points, names, level=args.level)
+    shown: Sequence[Shown], record: dict, truth: dict, args: argparse.Namespace
+) -> np.ndarray:
+    """What the chosen points and queries look at, one block a detector."""
+    blocks = []
+    for one in shown:
+        trace = trace_attention(one.detector, [one.mapper(dict(record))], layer=args.layer)
+        if args.queries is not None:
+            queries = [trace.query(index) for index in args.queries]
+        else:
+            queries = trace.best(count=args.best, threshold=0.0 if args.top else args.threshold)
+        points = args.points or [query.center for query in queries] or GRID
+        block = draw_attention(truth["image"], trace, queries, points, one.names, level=args.level)
+        blocks.append(titled(block, one.label) if len(shown) > 1 else block)
+    return contact_sheet(blocks, columns=1)
+
+
+def eigen(
+    shown: Sequence[Shown], record: dict, truth: dict, args: argparse.Namespace
+) -> np.ndarray:
+    """The foreground that a normalised cut of each detector's features finds."""
+    real, rgb = truth.get("instances"), to_rgb(truth["image"])
+    panels = []
+    if real is not None:
+        panels.append(titled(draw_instances(rgb, as_objects(real), [""]), "ground truth"))
+    for one in shown:
+        sample = one.mapper(dict(record))
+        cut = eigen_attention(one.detector, sample, place=args.eigen, level=args.level)
+        height, width = sample["image"].shape[-2:]
+        panels.append(draw_eigen(rgb, (height, width), cut, one.label))
+    return beside(panels)
+
+
+def open_all(args: argparse.Namespace) -> list[Shown]:
+    """The detector and those it is compared with."""
+    first = open_detector(
+        args.run,
+        label=Path(args.run).resolve().stem,
+        weights=args.weights,
+        overrides=args.set,
+        allow_unsafe=args.allow_unsafe,
+    )
+    if not args.compare:
+        return [first]
+    options = {"allow_unsafe": args.allow_unsafe}
+    others = name_checkpoints(args.compare)
+    return [first, *(open_like(first, others[k], label=k, **options) for k in others)]
+
+
+def draw_priors(args: argparse.Namespace) -> Iterator[tuple[str, np.ndarray]]:
+    """Stored boxes of the run's images, one panel a generation."""
+    from d2_unsupdet.engine.config import load_config
+
+    run = Path(args.run)
+    store = PriorStore(args.priors or run / "priors")
+    numbers = evenly(store.generations, 5)
+    if not numbers:
+        store.open()  # says what is missing
+    generations = {number: store.open(number) for number in numbers}
+    cfg = load_config(str(run / "config.yaml" if run.is_dir() else run), args.set)
+    records = find_records_of_training(cfg, args.images)
+    for record in spread(records, args.limit):
+        try:
+            truth = labelled(record)
+        except BadImage as error:
+            print(f"left out: {error.path}: {error.reason}")
+            continue
+        height, width = truth["image"].shape[-2:]
+        found = {n: g.lookup(record, width, height) for n, g in generations.items()}
+        boxes = {n: None if f is None else f.scaled(width, height) for n, f in found.items()}
+        yield record["file_name"], draw_generations(truth["image"], boxes, limit=args.top or 30)
+
+
+def find_records_of_training(cfg: Any, images: Sequence[str] | None) -> list[dict]:
+    """Records whose boxes a run of pretraining uses, or of one's own images."""
+    if images is not None:
+        return find_records(cfg, images)
+    return catalog.get_dataset(cfg.dataloader.train.dataset.names)
+
+
+def pictures_of(args: argparse.Namespace) -> Iterator[tuple[str, np.ndarray]]:
+    """What the command line asks for."""
+    if args.priors is not None:
+        return draw_priors(args)
+    shown = open_all(args)
+    records = spread(find_records(shown[0].cfg, args.images), args.limit)
+    kind = attention if args.attention else eigen if args.eigen else predictions
+    return draw(shown, records, kind, args)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -163,25 +261,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     if not args.attention and (args.queries or args.points):
         raise UserError("--queries and --points choose what attention is drawn: add --attention.")
-    run = args.run if args.run.is_dir() else None
-    config = args.run / "config.yaml" if run is not None else args.run
-    cfg = load_config(str(config), [*args.set, "train.init_checkpoint="])
-    if cfg.dataloader.get("test") is None:
-        raise UserError(f"{config} has no dataloader.test; it is not that of a detector.")
-    cfg = prepare(cfg, eval_only=True)
-    records = spread(find_records(cfg, args.images), args.limit)
-    model = load_model(cfg, run, args.weights, args.allow_unsafe)
-    names = catalog.class_names(cfg.dataloader.test.dataset.names)
-    kind = attention if args.attention else predictions
-    out = args.out or (run or Path("output")) / kind.__name__
-    out.mkdir(parents=True, exist_ok=True)
-    mapper = instantiate(cfg.dataloader.test.mapper)
+    kinds = {"attention": args.attention, "eigen": args.eigen, "priors": args.priors is not None}
+    name = next((kind for kind, wanted in kinds.items() if wanted), "predictions")
+    folder = Path(args.run) if Path(args.run).is_dir() else Path("output")
+    out = args.out or folder / (f"pictures_{name}" if name == "priors" else name)
     count = 0
-    for file_name, picture in draw(mapper, records, partial(kind, model, names, args)):
+    for file_name, picture in pictures_of(args):
+        out.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(out / f"{count:04d}_{Path(file_name).stem}.png")
         count += 1
     print(f"{count} pictures in {out}")
-    if getattr(args, "highest", 1.0) < args.threshold:
+    if not args.top and getattr(args, "highest", 1.0) < args.threshold:
         print(f"No box is drawn: the highest score is {args.highest:.2g}, see --threshold.")
 
 

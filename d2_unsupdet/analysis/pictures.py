@@ -97,7 +97,8 @@ def draw_instances(
         name = class_names[classes[i]] if classes[i] < len(class_names) else str(classes[i])
         add_box(pen, scaled[i].tolist(), color, 2)
         text = name if scores[i] is None else f"{name} {scores[i]:.2f}"
-        _label(pen, scaled[i][:2], text, color, width, height)
+        if text:
+            _label(pen, scaled[i][:2], text, color, width, height)
     return np.asarray(picture)
 
 

@@ -29,6 +29,7 @@ from d2_unsupdet.engine.model_state import batches_uncounted, share_statistics
 from d2_unsupdet.engine.objects import warn_without_objects
 from d2_unsupdet.engine.pictures import PicturesHook
 from d2_unsupdet.engine.probe_hook import DEFAULT_SIZE, KnnProbeHook
+from d2_unsupdet.engine.refresh import PriorRefreshHook, build_refresh
 from d2_unsupdet.engine.schedule import to_iterations
 from d2_unsupdet.engine.sync_batch_norm import resolve_sync_bn, use_sync_bn
 from d2_unsupdet.engine.trainer import Trainer, unwrap
@@ -113,6 +114,7 @@ class Hooks:
     """The hooks of a run by what they do; None where the run has no use for one."""
 
     metrics: MetricsHook
+    refresh: PriorRefreshHook | None
     evaluation: EvaluationHook | None
     pictures: PicturesHook | None
     probe: KnnProbeHook | None
@@ -125,6 +127,7 @@ class Hooks:
         run again, and a line that is kept to one that is cut."""
         return [
             self.metrics,
+            self.refresh,  # before the checkpoint, which names the generation
             self.evaluation,
             self.pictures,
             self.probe,
@@ -189,6 +192,7 @@ def build_hooks(
 
     return Hooks(
         metrics=MetricsHook(options.log_period, max_bad_rate=options.max_bad_images),
+        refresh=_build_refresh(cfg, period("train.refresh.period", options.refresh.period)),
         evaluation=EvaluationHook(
             period("train.eval_period", options.eval_period),
             evaluate,
@@ -203,6 +207,15 @@ def build_hooks(
         checkpoint=CheckpointHook(saves, checkpointer),
         export=ExportHook(saves, output, meta) if hasattr(model, "export") else None,
     )
+
+
+def _build_refresh(cfg: DictConfig, period: int) -> PriorRefreshHook | None:
+    loader = cfg.dataloader.get("refresh")
+    if loader is None:
+        return None
+    parts = {name: cfg.model.get(name) for name in ("priors", "update")}
+    settings = {**to_plain(parts), "augmentations": to_plain(loader.mapper.get("augmentations"))}
+    return build_refresh(cfg, period=period, loader=instantiate(loader), settings=settings)
 
 
 def _build_probe(cfg: DictConfig, model: nn.Module, period: int) -> KnnProbeHook | None:

@@ -30,6 +30,7 @@ LENGTHS = {
     "train.eval_period",
     "train.checkpointer.period",
     "train.knn_probe.period",
+    "train.refresh.period",
 }
 
 # The smallest and the largest value; every other number may be 0 or more.

@@ -52,6 +52,9 @@ TRAIN: dict[str, Any] = dict(
         k=20,
         size=0,
     ),
+    # JoinDet: steps, "1 epochs" or images between new priors, 0 keeps the first; and a store of
+    # boxes to begin with, where the backbone's own regions shall not be the first.
+    refresh=dict(period=0, start=""),
     log_period=20,
     writers=["tensorboard"],
     pictures=8,  # views or predictions kept for the report

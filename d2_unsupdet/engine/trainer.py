@@ -85,6 +85,7 @@ class Trainer(TrainerBase):
         self.metrics = Metrics()
         self.world = comm.get_world_size()
         self.bad_files: dict[str, int] = {}
+        self.notes: dict[str, Any] = {}  # plain values of hooks, part of every checkpoint
         self.device = next(model.parameters()).device
         self.amp_dtype = AMP_DTYPES[amp] if amp else None
         # bf16 has fp32's range and needs no loss scale.
@@ -107,12 +108,18 @@ class Trainer(TrainerBase):
             )
 
     def train(self, start_iter: int, max_iter: int) -> None:
-        """Train from `start_iter`; the loader is opened here, when the step is known."""
-        self._batches = self.loader.from_step(start_iter)
+        """Train from `start_iter`; the first step opens the loader, behind the hooks' start."""
         try:
             super().train(start_iter, max_iter)
         finally:
-            self._batches = None  # ends the workers
+            self.close_loader()
+
+    def close_loader(self) -> None:
+        """End the loading workers; the next step opens the loader where the run is.
+
+        A hook that changes what samples are calls it, since workers load ahead.
+        """
+        self._batches = None
 
     def learning_rate(self) -> float:
         """Set every group's rate for this step; returns the first group's."""
@@ -122,8 +129,9 @@ class Trainer(TrainerBase):
         return self.optimizer.param_groups[0]["lr"]
 
     def run_step(self) -> None:
-        assert self._batches is not None, "run_step outside train()"
         start = time.perf_counter()
+        if self._batches is None:
+            self._batches = self.loader.from_step(self.iter)
         batch = next(self._batches)
         waited = time.perf_counter() - start
         self._note_bad_files(batch)
@@ -250,6 +258,8 @@ class Trainer(TrainerBase):
             "bad_files": dict(self.bad_files),
             "metrics": self.metrics.state_dict(),
         }
+        if self.notes:
+            state["notes"] = dict(self.notes)
         if self.scaler.is_enabled():
             state["scaler"] = self.scaler.state_dict()
         if self.ema is not None:
@@ -284,5 +294,6 @@ class Trainer(TrainerBase):
                 self.ema.restart(model)
         load_extra_state(model, state.get("extra", {}))
         self.bad_files = dict(state.get("bad_files", {}))
+        self.notes = dict(state.get("notes", {}))
         self.metrics.load_state_dict(state.get("metrics", {}))
         self.iter = state["iteration"]

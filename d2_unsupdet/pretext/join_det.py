@@ -7,13 +7,14 @@ them.
 
 from collections.abc import Sequence
 
+import numpy as np
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from d2_unsupdet.detectors.detr import DETR
 from d2_unsupdet.pretext.box_pretext import Sample
 from d2_unsupdet.pretext.detreg import DETReg
-from d2_unsupdet.pretext.living_priors import LivingPriors
+from d2_unsupdet.pretext.living_priors import GIVEN, LivingPriors
 from d2_unsupdet.priors.box_smooth import BoxSmooth, PriorUpdate
 from d2_unsupdet.priors.found import Found, nothing
 
@@ -64,6 +65,11 @@ class JoinDet(DETReg):
     def initial_priors(self, sample: Sample) -> Found:
         """Normalised boxes of one image before the first step."""
         return self.update(nothing(), self.priors.initial(self.detector, sample))
+
+    def given_priors(self, found: Found) -> Found:
+        """Boxes from elsewhere as the first of an image."""
+        kinds = np.full(len(found), GIVEN, np.uint8)
+        return self.update(nothing(), Found(found.boxes, found.scores, kinds))
 
     def refreshed_priors(self, sample: Sample, previous: Found) -> Found:
         """The next normalised boxes of an image; the previous where nothing stands out."""

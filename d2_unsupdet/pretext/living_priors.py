@@ -21,7 +21,7 @@ from d2_unsupdet.priors.eigen_attention import EigenAttention
 from d2_unsupdet.priors.found import Found, nothing
 from d2_unsupdet.priors.region_boxes import CellMask, foreground_share, region_boxes
 
-REGION, INSTANCE = 0, 1  # kinds in a store
+REGION, INSTANCE, GIVEN = 0, 1, 2  # kinds in a store
 SOURCES = ("regions", "instances", "predictions")
 
 

@@ -213,7 +213,7 @@ def _build_refresh(cfg: DictConfig, period: int) -> PriorRefreshHook | None:
     loader = cfg.dataloader.get("refresh")
     if loader is None:
         return None
-    parts = {name: cfg.model.get(name) for name in ("priors", "update")}
+    parts = {name: cfg.model.get(name) for name in ("priors", "prior_update")}
     settings = {**to_plain(parts), "augmentations": to_plain(loader.mapper.get("augmentations"))}
     return build_refresh(cfg, period=period, loader=instantiate(loader), settings=settings)
 

@@ -37,7 +37,7 @@ class JoinDet(DETReg):
         label: class index of "object".
         denoising: see `BoxPretext`.
         priors: what is found in an image.
-        update: how that joins what was found before.
+        prior_update: how that joins what was found before.
     """
 
     @configurable
@@ -50,7 +50,7 @@ class JoinDet(DETReg):
         label: int = 0,
         denoising: bool = True,
         priors: LivingPriors | None = None,
-        update: PriorUpdate | None = None,
+        prior_update: PriorUpdate | None = None,
     ) -> None:
         super().__init__(
             detector=detector,
@@ -60,18 +60,18 @@ class JoinDet(DETReg):
             denoising=denoising,
         )
         self.priors = LivingPriors() if priors is None else priors
-        self.update = BoxSmooth() if update is None else update
+        self.prior_update = BoxSmooth() if prior_update is None else prior_update
 
     def initial_priors(self, sample: Sample) -> Found:
         """Normalised boxes of one image before the first step."""
-        return self.update(nothing(), self.priors.initial(self.detector, sample))
+        return self.prior_update(nothing(), self.priors.initial(self.detector, sample))
 
     def given_priors(self, found: Found) -> Found:
         """Boxes from elsewhere as the first of an image."""
         kinds = np.full(len(found), GIVEN, np.uint8)
-        return self.update(nothing(), Found(found.boxes, found.scores, kinds))
+        return self.prior_update(nothing(), Found(found.boxes, found.scores, kinds))
 
     def refreshed_priors(self, sample: Sample, previous: Found) -> Found:
         """The next normalised boxes of an image; the previous where nothing stands out."""
         current = self.priors.current(self.detector, sample, label=self.label)
-        return previous if current is None else self.update(previous, current)
+        return previous if current is None else self.prior_update(previous, current)

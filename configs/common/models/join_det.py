@@ -5,7 +5,7 @@ Where the priors come from is an override (the paper's table 5), and how they ch
     model.priors.sources=[regions]                 # or [instances], or [predictions]: unfiltered
     train.refresh.period=0                         # fixed: the backbone's regions R_0 ...
     train.refresh.start=priors/selective_search    # ... or those of a store
-    model.update._target_=d2_unsupdet.priors.DirectUpdate      # or NmsUpdate
+    model.prior_update._target_=d2_unsupdet.priors.DirectUpdate      # or NmsUpdate
 """
 
 from detectron2.config import LazyCall as L
@@ -39,5 +39,5 @@ def join_det(detector, *, freeze_at=5, softmax=True):
             candidates=30,
             floor=0.0,
         ),
-        update=L(BoxSmooth)(momentum=0.45, iou=0.55, most=30, decay=1.0),
+        prior_update=L(BoxSmooth)(momentum=0.45, iou=0.55, most=30, decay=1.0),
     )

@@ -1,0 +1,29 @@
+"""JoinDet on a folder of images, two-stage Deformable DETR, ResNet-18, without any file of weights.
+
+dataloader.train.dataset.names=folder:/path/to/images
+
+A dense export of the same images (pretrain/dense_siam/folder_r18.py) as train.init_checkpoint gives
+better first priors than random weights.
+"""
+
+from ...common.models.deformable_detr_two_stage import model
+from ...common.models.join_det import join_det
+from ...common.schedule import multistep
+from .imagenet_deformable_detr_r50_5ep import dataloader, optimizer, train
+
+dataloader.train.dataset.names = "toy_unlabeled"
+dataloader.train.total_batch_size = 16
+dataloader.train.mapper.count = 10
+
+model.backbone.stages.depth = 18
+model.backbone.stem.norm = "BN"  # frozen statistics of random weights are of no use
+model = join_det(model, freeze_at=0)
+model.prior_update.most = 10
+
+optimizer.params.rules[0].lr_factor = 1.0  # nothing is pretrained
+lr_multiplier = multistep([40], total=50)
+
+train.max_iter = "50 epochs"
+train.refresh.period = "10 epochs"
+train.checkpointer.period = "5 epochs"
+train.output_dir = "output/pretrain/join_det_folder_deformable_detr_r18"

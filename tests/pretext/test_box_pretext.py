@@ -9,12 +9,14 @@ import torch
 from d2_unsupdet.checkpoint.load import load_weights
 from d2_unsupdet.detectors import criterion
 from d2_unsupdet.detectors.deformable_attention import use_implementation
+from d2_unsupdet.engine.sync_batch_norm import resolve_sync_bn, use_sync_bn
 from d2_unsupdet.errors import UserError
 from d2_unsupdet.pretext import detreg, region_pretext
 from d2_unsupdet.pretext.box_pretext import DROPPED
 from tests.detectors.tiny import NAMES, batch_of, tiny_detr
 from tests.detectors.waits import Waits, watch_transfers
 from tests.pretext.tiny_boxes import METHODS, SIZES, batch_for, tiny_pretext
+from tests.ranks import run_ranks
 
 cells = pytest.mark.parametrize(
     ("method", "name"), [(method, name) for method in METHODS for name in NAMES]
@@ -197,3 +199,43 @@ def test_a_sample_of_another_mapper_is_named(method):
 def test_a_label_outside_the_classes_is_refused():
     with pytest.raises(UserError, match="label=1 is no class of the detector, which has 1"):
         tiny_pretext("detreg", "detr", label=1)
+
+
+PARALLEL = [
+    ("up_detr", "detr"),
+    ("detreg", "deformable_detr_two_stage"),
+    ("siamese_detr", "conditional_detr"),
+]
+
+
+def fixed_batch(method: str, images: slice) -> list[dict]:
+    """Images of one size with three boxes each: the ranks' means are those of all images, and no
+    padding leaks into them."""
+    batch = batch_for(method, 4)
+    for sample in batch:
+        key = "views" if method == "siamese_detr" else "image"
+        sample[key] = sample[key][..., :64, :64]
+        sample["priors"] = sample["priors"].clamp(max=64)
+        if method == "detreg":
+            sample.update({k: sample[k][:3] for k in ("priors", "prior_scores", "crops")})
+    return batch[images]
+
+
+def gradients_of_a_rank(rank: int, method: str, name: str) -> dict[str, torch.Tensor]:
+    model = tiny_pretext(method, name, freeze_at=0, **CALM).double().train()
+    model = resolve_sync_bn(use_sync_bn(model))
+    whole = torch.distributed.is_initialized()
+    parallel = torch.nn.parallel.DistributedDataParallel(model) if whole else model
+    images = slice(2 * rank, 2 * rank + 2) if whole else slice(0, 4)
+    sum(parallel(fixed_batch(method, images)).values()).backward()
+    return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize(("method", "name"), PARALLEL)
+def test_two_ranks_learn_what_one_process_learns(method, name):
+    ranks = run_ranks(gradients_of_a_rank, method, name)
+    alone = gradients_of_a_rank(0, method, name)
+    assert ranks[0].keys() == alone.keys()
+    for key, value in alone.items():
+        torch.testing.assert_close(ranks[0][key], value, rtol=1e-6, atol=1e-9, msg=key)
+        assert torch.equal(ranks[0][key], ranks[1][key])

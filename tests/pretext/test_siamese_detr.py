@@ -78,10 +78,8 @@ def test_global_discrimination_is_symmetric_and_stops_at_the_other_view():
     views = pooled[:4], pooled[4:]
     z = [model.projector(view) for view in views]
     p = [model.predictor(view) for view in z]
-    wanted = sum(
-        (F.normalize(a) - F.normalize(b)).square().sum(1).mean()
-        for a, b in zip(p, z[::-1], strict=True)
-    )
+    pairs = list(zip(p, z[::-1], strict=True))
+    wanted = sum((F.normalize(a) - F.normalize(b)).square().sum(1).mean() for a, b in pairs)
     torch.testing.assert_close(seen["losses"]["loss_global"], 5.0 * wanted / 2)
     last = model.projector[-1].weight
     (through,) = torch.autograd.grad(seen["losses"]["loss_global"], last)

@@ -23,9 +23,10 @@ from PIL import Image
 from d2_unsupdet.analysis.attention import trace_attention
 from d2_unsupdet.analysis.attention_pictures import draw_attention
 from d2_unsupdet.analysis.compare_pictures import draw_answers
-from d2_unsupdet.analysis.detectors import Shown, as_objects, open_detector, open_like
+from d2_unsupdet.analysis.detectors import Shown, open_detector, open_like
 from d2_unsupdet.analysis.eigen_pictures import PLACES, draw_eigen, eigen_attention
 from d2_unsupdet.analysis.pictures import (
+    as_objects,
     beside,
     contact_sheet,
     draw_instances,

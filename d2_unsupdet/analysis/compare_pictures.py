@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from detectron2.structures import Instances
 
-from d2_unsupdet.analysis.detectors import Shown, as_objects
+from d2_unsupdet.analysis.detectors import Shown
 from d2_unsupdet.analysis.pictures import (
+    as_objects,
     beside,
     draw_instances,
     draw_predictions,

@@ -123,13 +123,6 @@ def class_names(cfg: DictConfig) -> list[str]:
     return list(catalog.class_names(cfg.dataloader.test.dataset.names))
 
 
-def as_objects(instances: Instances) -> Instances:
-    """Ground truth without its classes."""
-    bare = Instances(instances.image_size, **instances.get_fields())
-    bare.gt_classes = torch.zeros_like(instances.gt_classes)
-    return bare
-
-
 def _mapper(cfg: DictConfig) -> Any:
     """That of the test set; of a pretraining run without one, the largest size it trains at."""
     if cfg.dataloader.get("test") is not None:

@@ -10,6 +10,7 @@ from PIL import Image
 from d2_unsupdet.analysis.runs import Picture, Run
 
 _TITLES = {
+    "priors": "Boxes that the pretext has to find",
     "views": "Paired views: the overlap that both views show, in each view's own pixels",
     "predictions": "Predictions beside ground truth",
 }

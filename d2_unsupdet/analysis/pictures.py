@@ -102,6 +102,13 @@ def draw_instances(
     return np.asarray(picture)
 
 
+def as_objects(instances: "Instances") -> "Instances":
+    """Ground truth without its classes, for detectors that know none."""
+    bare = type(instances)(instances.image_size, **instances.get_fields())
+    bare.gt_classes = instances.gt_classes * 0
+    return bare
+
+
 def draw_segmentation(
     image: "np.ndarray | torch.Tensor",
     labels: "np.ndarray | torch.Tensor | None",

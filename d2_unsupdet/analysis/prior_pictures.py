@@ -1,6 +1,7 @@
 """Boxes that nobody drew, over an image: of a source, or of a store's generations in a row."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,6 +45,27 @@ def draw_generations(
         for number, found in generations.items()
     ]
     return beside([*before, *panels])
+
+
+def draw_sample(sample: Mapping[str, Any], *, limit: int = 10) -> np.ndarray:
+    """What a box pretext trains on: its boxes in the augmented image, or in both views.
+
+    In two views the same colour is the same region, and the first is what both show.
+    """
+    images = sample["views"] if "views" in sample else sample["image"][None]
+    boxes = sample["priors"] if "views" in sample else sample["priors"][None]
+    panels = []
+    for number, (image, own) in enumerate(zip(images, boxes, strict=True)):
+        rgb = to_rgb(image)
+        colors = torch.arange(min(limit, len(own))) if len(images) > 1 else torch.zeros(limit)
+        shown = Instances(
+            rgb.shape[:2],
+            pred_boxes=Boxes(own[:limit].float()),
+            pred_classes=colors[: len(own)].long(),
+        )
+        title = f"view {number + 1}" if len(images) > 1 else f"{len(own)} boxes to find"
+        panels.append(titled(draw_instances(rgb, shown, [""] * limit), title))
+    return beside(panels)
 
 
 def evenly(numbers: Sequence[int], limit: int) -> list[int]:

@@ -10,11 +10,13 @@ from detectron2.engine import HookBase
 from detectron2.evaluation import DatasetEvaluator
 
 from d2_unsupdet.analysis.pictures import (
+    as_objects,
     draw_predictions,
     draw_segmentation,
     draw_views,
     save_picture,
 )
+from d2_unsupdet.analysis.prior_pictures import draw_sample
 from d2_unsupdet.data import DetectionMapper
 from d2_unsupdet.data.loader import TestLoader
 from d2_unsupdet.engine.hooks import averaged
@@ -53,10 +55,14 @@ class PicturesHook(HookBase):
         plan, dataset = self.trainer.loader.plan, self.trainer.loader.dataset
         for position in plan[0][: self.count]:
             sample = dataset[position]
-            if "views" not in sample:
+            name = Path(sample.get("file_name", "")).name
+            if "priors" in sample:
+                save_picture(self.output, "priors", draw_sample(sample), f"{name}: boxes to find")
+            elif "views" in sample:
+                caption = f"{name}: two views and where they overlap"
+                save_picture(self.output, "views", draw_views(sample), caption)
+            else:
                 return
-            caption = f"{Path(sample['file_name']).name}: two views and where they overlap"
-            save_picture(self.output, "views", draw_views(sample), caption)
 
     def after_train(self) -> None:
         finished = self.trainer.iter >= self.trainer.length
@@ -89,13 +95,11 @@ class PicturesHook(HookBase):
         if "instances" not in found:
             return None
         truth = self.labelled(record)
-        return draw_predictions(
-            truth["image"],
-            truth.get("instances"),
-            found["instances"].to("cpu"),
-            self.class_names,
-            threshold=0.3,
-        )
+        real, names = truth.get("instances"), self.class_names
+        if getattr(self.evaluator, "class_agnostic", False):
+            real, names = None if real is None else as_objects(real), ["object"]
+        predicted = found["instances"].to("cpu")
+        return draw_predictions(truth["image"], real, predicted, names, threshold=0.3)
 
     def _segmentation(self, sample: Mapping[str, Any], strengths: torch.Tensor) -> np.ndarray:
         labels, classes = sample.get("sem_seg"), strengths.argmax(dim=0).cpu()

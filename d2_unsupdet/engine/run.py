@@ -61,7 +61,8 @@ def train(plain: dict, options: Mapping[str, Any]) -> None:
     if state is None:
         report = _load_initial(cfg, model, options["allow_unsafe"])
         if hasattr(model, "begin"):  # a pretext copies its frozen teacher from starting weights
-            model.begin()  # type: ignore[operator]  # nn.Module types its attributes as tensors
+            start_from: Any = model.begin
+            start_from(loaded=report is not None)
     trainer = build_trainer(cfg, model)
     objects = training_objects(trainer.loader.dataset, str(cfg.dataloader.train.dataset.names))
     if hasattr(model, "check_run"):  # a method knows what fits the data and what does not

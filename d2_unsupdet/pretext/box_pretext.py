@@ -51,10 +51,19 @@ class BoxPretext(nn.Module):
     def device(self) -> torch.device:
         return self.detector.device
 
-    def begin(self) -> None:
-        """Starting weights are loaded: the teacher is a copy of them from here on."""
+    def begin(self, *, loaded: bool = True) -> None:
+        """The run starts: the teacher is a copy of the weights from here on.
+
+        Args:
+            loaded: whether they come from a file.
+        """
         if self.teacher is not None:
             self.teacher.backbone.load_state_dict(self.detector.backbone.state_dict())
+        elif not loaded:
+            raise UserError(
+                "The backbone is frozen at random weights: give a file as train.init_checkpoint, "
+                "or train it with model.detector.backbone.freeze_at=0."
+            )
 
     def forward(self, batch: Sequence[Sample]) -> Any:
         return self.losses(batch) if self.training else self.detector(batch)

@@ -188,6 +188,13 @@ def test_a_frozen_backbone_is_its_own_teacher(method):
 
 
 @methods
+def test_a_backbone_frozen_at_random_weights_is_refused(method):
+    with pytest.raises(UserError, match="frozen at random weights: give a file"):
+        tiny_pretext(method, "detr").begin(loaded=False)
+    tiny_pretext(method, "detr", freeze_at=0).begin(loaded=False)
+
+
+@methods
 def test_a_sample_of_another_mapper_is_named(method):
     model = tiny_pretext(method, "detr").train()
     batch = batch_for(method)

@@ -1,5 +1,6 @@
 """The model that a golden file was made with: our config with the sizes of its manifest."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,18 @@ def build(golden: Golden, configs: Path = CONFIGS) -> tuple[DETR, dict[str, str]
 
 
 def _config(layout: str, golden: Golden, official: State, configs: Path) -> Any:
-    said = golden.manifest["config"]
-    model = LazyConfig.load(str(configs / f"{_variant(layout, said)}.py")).model
+    model = detector_config(layout, golden.manifest["config"], configs)
     rows = next(len(t) for n, t in official.items() if n.endswith("class_embed.weight") or
                 n.endswith("class_embed.0.weight"))  # fmt: skip
     model.heads.num_classes = rows - bool(model.heads.get("background", False))
+    if "proposals" in model:
+        model.proposals.score_channels = rows
+    return model
+
+
+def detector_config(layout: str, said: Mapping[str, Any], configs: Path = CONFIGS) -> Any:
+    """Our config of an official layout with the sizes that a manifest's `config` states."""
+    model = LazyConfig.load(str(configs / f"{_variant(layout, said)}.py")).model
     model.backbone.stages.depth = int(said["backbone"].removeprefix("resnet"))
     model.backbone.stages.dilated = said["dilation"]
     model.encoder.dim, model.encoder.heads = said["hidden_dim"], said["nheads"]
@@ -72,7 +80,6 @@ def _config(layout: str, golden: Golden, official: State, configs: Path) -> Any:
         model.encoder.points, model.decoder.points = said["enc_n_points"], said["dec_n_points"]
     if "proposals" in model:
         model.proposals.num_proposals = said["num_queries"]
-        model.proposals.score_channels = rows
     else:
         model.query_source.num_queries = said["num_queries"]
     return model

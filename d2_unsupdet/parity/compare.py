@@ -62,7 +62,9 @@ class Aside:
     why: str
 
 
-def compare(name: str, kind: str, ours: Tensor, golden: Tensor, *, noise: float = 0) -> Row:
+def compare(
+    name: str, kind: str, ours: Tensor, golden: Tensor, *, noise: Tensor | float = 0
+) -> Row:
     """Element by element; another shape fails, and so does another infinity.
 
     Args:

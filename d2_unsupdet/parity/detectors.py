@@ -1,7 +1,7 @@
 """Run a detector on a golden file's inputs and compare every array it holds."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from d2_unsupdet.parity.build import CONFIGS, build
 from d2_unsupdet.parity.compare import Aside, Row, compare, failed, pairs
 from d2_unsupdet.parity.detections import check_detections, check_forward
 from d2_unsupdet.parity.golden import Golden
-from d2_unsupdet.parity.losses import compare_losses, run_losses
+from d2_unsupdet.parity.losses import compare_losses, run_losses, unweighted
 from d2_unsupdet.parity.operators import target_index
 
 
@@ -186,14 +186,16 @@ def _references(run: Run) -> Tensor:
 def _losses(run: Run, case: str) -> Iterator[Row | Aside]:
     golden, model, targets = run.golden, run.model, run.golden.targets(case)
     losses, matches, logged = run_losses(model, run.decoded, run.encoded, run.queries, targets)
-    yield from compare_losses(golden, f"loss.{case}.", model, losses, logged, targets)
+    yield from compare_losses(
+        golden, f"loss.{case}.", model, unweighted(model, losses), logged, targets
+    )
     total = sum(losses.values(), start=torch.zeros(()))
     if f"total_loss.{case}" in golden.arrays:
         yield compare(f"total_loss.{case}", "loss", total, golden.arrays[f"total_loss.{case}"])
     yield from _matches(run, case, matches)
     if f"grad_norm.{case}" in golden.arrays:
         keys = golden.manifest["grad_keys"]
-        yield from _gradients(run.model, run.names, total, keys, golden, f"grad_norm.{case}")
+        yield from compare_gradients(run.model, run.names, total, keys, golden, f"grad_norm.{case}")
 
 
 def _matches(run: Run, case: str, matches: Matches) -> Iterator[Row]:
@@ -217,20 +219,34 @@ def _matches(run: Run, case: str, matches: Matches) -> Iterator[Row]:
         yield pairs(f"{prefix}{name}", ours, (source, target))
 
 
-def _gradients(
-    model: DETR, names: dict[str, str], total: Tensor, keys: list[str], golden: Golden, array: str
+def compare_gradients(
+    model: nn.Module,
+    names: dict[str, str],
+    total: Tensor,
+    keys: list[str],
+    golden: Golden,
+    array: str,
+    part: Callable[[str, Tensor], Tensor] = lambda key, gradient: gradient,
+    noise: Tensor | float = 0.0,
 ) -> Iterator[Row]:
+    """One row for all norms.
+
+    Args:
+        part: of the gradient of ours, what belongs to an official tensor.
+        noise: more that may be absolute, for each key.
+    """
     parameters = dict(model.named_parameters())
     wanted = [parameters[_ours(key, names)] for key in keys]
     live = [p for p in wanted if p.requires_grad]
     found = torch.autograd.grad(total, live, retain_graph=True, allow_unused=True)
-    norms = {id(p): g.norm() for p, g in zip(live, found, strict=True) if g is not None}
-    ours = torch.stack([norms.get(id(p), torch.zeros(())) for p in wanted])
+    grown = {id(p): g for p, g in zip(live, found, strict=True) if g is not None}
+    ours = torch.stack([part(key, grown[id(p)]).norm() if id(p) in grown else torch.zeros(()) for
+                        key, p in zip(keys, wanted, strict=True)])  # fmt: skip
     # A key's bias moves all scores of a softmax alike: its gradient is zero, and here rounding.
-    noise = 1e-8 * float(golden.arrays[array].max())
-    row = compare(array, "grad_norm", ours, golden.arrays[array], noise=noise)
+    rounding = 1e-8 * float(golden.arrays[array].max())
+    row = compare(array, "grad_norm", ours, golden.arrays[array], noise=rounding + noise)
     if not row.passed:
-        apart = (ours - golden.arrays[array]).abs() / (golden.arrays[array] + 100 * noise)
+        apart = (ours - golden.arrays[array]).abs() / (golden.arrays[array] + 100 * rounding)
         worst = [f"{keys[i]} {ours[i]:.3g} != {golden.arrays[array][i]:.3g}" for i in
                  apart.topk(min(3, len(keys))).indices]  # fmt: skip
         row = Row(array, row.kind, row.absolute, row.relative, row.excess, "; ".join(worst))
@@ -274,11 +290,13 @@ def _denoising(
     ):
         if prefix + name in arrays:
             yield compare(prefix + name, kind, ours, arrays[prefix + name])
-    yield from compare_losses(golden, f"{prefix}loss.", model, losses, logged, targets)
+    yield from compare_losses(
+        golden, f"{prefix}loss.", model, unweighted(model, losses), logged, targets
+    )
     total = sum(losses.values(), start=torch.zeros(()))
     if f"{prefix}total_loss" in arrays:
         yield compare(f"{prefix}total_loss", "loss", total, arrays[f"{prefix}total_loss"])
     if f"{prefix}grad_norm" in arrays:
         keys = golden.manifest["dn_grad_keys"]
-        yield from _gradients(model, names, total, keys, golden, f"{prefix}grad_norm")
+        yield from compare_gradients(model, names, total, keys, golden, f"{prefix}grad_norm")
     model.eval()

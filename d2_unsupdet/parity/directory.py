@@ -1,6 +1,7 @@
 """Every golden file of a folder, compared with what this package computes."""
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,11 +10,21 @@ from d2_unsupdet.parity.build import CONFIGS, REPOSITORIES, is_detector, is_know
 from d2_unsupdet.parity.compare import Aside, Row, failed
 from d2_unsupdet.parity.detectors import check_detector
 from d2_unsupdet.parity.golden import Golden
+from d2_unsupdet.parity.one_view import check_detreg, check_up_detr
 from d2_unsupdet.parity.operators import check_operators, is_operators
+from d2_unsupdet.parity.pretexts import is_pretext
+from d2_unsupdet.parity.two_views import check_siamese
 
 _NO_COUNTERPART = ("giou.union", "pos.sine16_unnormalized")
 
-# repositories of pretraining methods, and what is done with their files
+_INPUTS = r"target\.|patches$|crops\.|masked\.mask_query_patch$"
+_PRETEXTS: dict[str, Callable[[Golden, Path], Iterator[Row | Aside]]] = {
+    "up-detr": check_up_detr,
+    "DETReg": check_detreg,
+    "SiameseDETR": check_siamese,
+}
+
+# repositories of other pretraining methods, and what is done with their files
 _PRETRAINING = {
     "ZwwWayne/DenseSiam": "tests/pretext/test_dense_siam_segmentor.py compares it",
 }
@@ -65,7 +76,8 @@ def check_directory(
 
 def check(golden: Golden, configs: Path = CONFIGS) -> Outcome:
     """The rows of one golden file; what cannot be built or run is a failed row."""
-    detector, operators = is_detector(golden), is_operators(golden)
+    detector = is_pretext(golden) or is_detector(golden)
+    operators = is_operators(golden)
     if not is_known(golden) and (reason := _not_compared(golden, detector or operators)):
         return Outcome(golden.name, golden.repository, (), reason)
     found: list[Row | Aside] = []
@@ -73,6 +85,9 @@ def check(golden: Golden, configs: Path = CONFIGS) -> Outcome:
     try:
         if not is_known(golden):
             found.append(_unknown(golden))
+        elif is_pretext(golden):
+            found.extend(_PRETEXTS[golden.repository.rpartition("/")[2]](golden, configs))
+            left = _without_row(golden, found)
         elif detector:
             found.extend(check_detector(golden, configs))
             left = _without_row(golden, found)
@@ -107,8 +122,8 @@ def _unknown(golden: Golden) -> Row:
 
 
 def _without_row(golden: Golden, rows: Sequence[Row | Aside]) -> list[str]:
-    """Targets are inputs, and the two arrays of a match share a row."""
+    """Inputs have none, and the two arrays of a match share a row."""
     seen = {row.name for row in rows}
-    outputs = [name for name in golden.arrays if not name.startswith("target.")]
+    outputs = [name for name in golden.arrays if not re.match(_INPUTS, name)]
     return [n for n in outputs if n not in seen and n.removesuffix(".tgt") not in seen
             and n.removesuffix(".src") not in seen]  # fmt: skip

@@ -30,12 +30,11 @@ def compare_losses(
     golden: Golden,
     prefix: str,
     model: DETR,
-    losses: Mapping[str, Tensor],
+    ours: Mapping[str, Tensor],
     logged: Mapping[str, Tensor],
     targets: Sequence[Target],
 ) -> Iterator[Row | Aside]:
-    """Every golden loss and metric under `prefix`."""
-    ours = _unweighted(model, losses)
+    """Every golden loss and metric under `prefix`; `ours` are unweighted, under official names."""
     ours_logs = {"class_error"} | ({"cardinality_error"} if model.heads.background else set())
     for name, value in golden.arrays.items():
         if not name.startswith(prefix):
@@ -57,7 +56,7 @@ def compare_losses(
             yield failed(name, "metric", "the criterion logs nothing of that name")
 
 
-def _unweighted(model: DETR, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def unweighted(model: DETR, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Official names: those of denoising begin with tgt_."""
     result = {}
     for name, value in losses.items():

@@ -2,8 +2,8 @@
 
     python tests/golden/compact.py ../shared/golden
 
-Detectors keep losses, matches, detections, gradient norms, the last boxes, a few queries' logits
-and what proposals are ordered by; images are made anew by the recipe in the manifest.
+Detectors and pretexts keep losses, matches, detections, gradient norms, the last boxes, a few
+queries' logits and what proposals are ordered by; images are made anew by the manifest's recipe.
 """
 
 import argparse
@@ -25,6 +25,14 @@ DETECTORS = (
     "dab_deformable_detr_r50",
     "dn_dab_deformable_detr_r50",
     "deta_r50",
+    "updetr_pretrain_r50",
+    "detreg_deformable_r50",
+    "detreg_detr_r50",
+)
+SIAMESE = (
+    "siamese_detr_vanilla_r50",
+    "siamese_detr_conditional_r50",
+    "siamese_detr_deformable_ms_r50",
 )
 OPERATORS = (
     "op_common",
@@ -36,7 +44,12 @@ OPERATORS = (
     "op_updetr_attention_mask",
     "siamese_detr_box_jitter",
 )
-LEFT_OUT = r"dbg\.|aux_|anchors$|enc_logits_sub$|dn\.\w+\.dn_logits$"
+LEFT_OUT = (
+    r"dbg\.|aux_|anchors$|enc_logits_sub$|dn\.\w+\.dn_logits$|"
+    r"crops\.|masked\.(aux_|pred_f)|pred_features_sub$"
+)
+# these depend on a training step with three images, and the compact file has one
+SIAMESE_LEFT_OUT = r"eval\.|train\.|single\.(total_loss|loss\.loss_enc_global)"
 MANIFEST_LEFT_OUT = ("arrays", "array_notes", "dbg", "weights_abs_sum", "weight_rule")
 QUERIES = 20  # whose logits are kept
 
@@ -61,6 +74,24 @@ def compact_detector(source: Path) -> None:
     _write(source.name, manifest, arrays)
 
 
+def compact_siamese(source: Path) -> None:
+    """Write what the first image alone gives."""
+    manifest = json.loads(source.with_suffix(".json").read_text())
+    with np.load(source.with_suffix(".npz")) as file:
+        arrays = {name: file[name] for name in file if not re.match(SIAMESE_LEFT_OUT, name)}
+    manifest = {k: v for k, v in manifest.items() if k not in (*MANIFEST_LEFT_OUT, "grad_keys")}
+    manifest["compact"] = f"a subset of the arrays of {source.name}"
+    _write(source.name, manifest, arrays)
+
+
+def first_views(source: Path) -> None:
+    """Write the first image's views, boxes and crops."""
+    with np.load(source) as file:
+        arrays = {name: file[name] for name in file if name.endswith(".img0")}
+        arrays["crops"] = file["crops"][:1]
+    np.savez_compressed(HERE / source.name, **arrays)
+
+
 def copy_operators(source: Path) -> None:
     """Copy one file of operators, which are small."""
     for suffix in (".json", ".npz"):
@@ -80,6 +111,9 @@ def main() -> None:
     folder = parser.parse_args().folder
     for name in DETECTORS:
         compact_detector(folder / name)
+    for name in SIAMESE:
+        compact_siamese(folder / name)
+    first_views(folder / "siamese_inputs.npz")
     for name in OPERATORS:
         copy_operators(folder / name)
 

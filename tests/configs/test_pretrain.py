@@ -10,7 +10,12 @@ from PIL import Image
 from d2_unsupdet.engine.config import load_config, resolve_class_count, to_plain
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-RECIPES = sorted((CONFIGS / "pretrain").rglob("*.py"))
+DETECTORS = "detreg", "join_det", "siamese_detr", "up_detr"  # see test_box_pretexts.py
+RECIPES = sorted(
+    path
+    for path in (CONFIGS / "pretrain").rglob("*.py")
+    if not set(DETECTORS) & set(path.relative_to(CONFIGS).parts)
+)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,11 +18,14 @@ NAMES: Mapping[str, str] = {
     "eigen": "d2_unsupdet.priors.eigen_attention:EigenBoxes",
 }
 
+_NEXT = re.compile(r",(?=\s*\w+\s*=)")  # a comma inside [0.06,0.75] separates no arguments
+
 
 def source_by_name(text: str) -> BoxSource:
     """Build a source.
 
     >>> source_by_name("random:count=100")
+    >>> source_by_name("selective-search:ranked=contrast,side=[0.06,0.75]")
     >>> source_by_name("my_package.boxes:Finder:side=32")
 
     Args:
@@ -51,7 +55,7 @@ def _locate(target: str) -> Any:
 
 def _arguments(text: str, whole: str) -> dict[str, Any]:
     arguments: dict[str, Any] = {}
-    for part in filter(None, text.split(",")):
+    for part in filter(None, _NEXT.split(text)):
         key, equals, value = part.partition("=")
         if not equals:
             raise UserError(f"'{part}' of the box source '{whole}' is not of the form key=value.")

@@ -65,10 +65,11 @@ class BoxSource(Protocol):
         """
 
 
-def nothing(orders: int | None = None) -> Found:
+def nothing(orders: int | None = None, *, kinds: bool = False) -> Found:
     """The answer for an image without boxes."""
+    none = np.zeros(0, np.float32)
     drawn = None if orders is None else np.zeros((orders, 0), np.int64)
-    return Found(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), orders=drawn)
+    return Found(none.reshape(0, 4), none, np.zeros(0, np.uint8) if kinds else None, drawn)
 
 
 def rank_scores(count: int) -> np.ndarray:

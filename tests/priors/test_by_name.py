@@ -39,3 +39,8 @@ def test_a_name_with_values_and_a_class_of_ones_own():
 def test_mistakes_are_sentences(text, sentence):
     with pytest.raises(UserError, match=sentence):
         source_by_name(text)
+
+
+def test_a_value_can_be_a_list():
+    source = source_by_name("selective-search:side=[0.06,0.75],orders=2")
+    assert source.side == [0.06, 0.75] and source.orders == 2

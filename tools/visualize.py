@@ -26,14 +26,14 @@ from d2_unsupdet.analysis.compare_pictures import draw_answers
 from d2_unsupdet.analysis.detectors import Shown, open_detector, open_like
 from d2_unsupdet.analysis.eigen_pictures import PLACES, draw_eigen, eigen_attention
 from d2_unsupdet.analysis.pictures import (
-    as_objects,
+    below,
     beside,
-    contact_sheet,
     draw_instances,
     titled,
     to_rgb,
 )
 from d2_unsupdet.analysis.prior_pictures import draw_generations, evenly
+from d2_unsupdet.analysis.which_boxes import as_objects
 from d2_unsupdet.checkpoint.backbone import name_checkpoints
 from d2_unsupdet.cli import positive, run_tool
 from d2_unsupdet.data import DetectionMapper, catalog
@@ -181,7 +181,7 @@ def attention(
         points = args.points or [query.center for query in queries] or GRID
         block = draw_attention(truth["image"], trace, queries, points, one.names, level=args.level)
         blocks.append(titled(block, one.label) if len(shown) > 1 else block)
-    return contact_sheet(blocks, columns=1)
+    return below(blocks)
 
 
 def eigen(

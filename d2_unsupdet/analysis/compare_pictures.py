@@ -7,13 +7,13 @@ from detectron2.structures import Instances
 
 from d2_unsupdet.analysis.detectors import Shown
 from d2_unsupdet.analysis.pictures import (
-    as_objects,
     beside,
     draw_instances,
     draw_predictions,
     titled,
     to_rgb,
 )
+from d2_unsupdet.analysis.which_boxes import as_objects, surest
 
 
 def draw_answers(
@@ -40,18 +40,12 @@ def draw_answers(
         real = as_objects(real)
     # Of the ground truth: of the first detector that has classes.
     names = next((one.names for one in shown if not one.class_agnostic), shown[0].names)
-    if len(shown) == 1 and top is None:
-        return draw_predictions(truth["image"], real, found[0], names, threshold)
+    if len(shown) == 1:
+        return draw_predictions(truth["image"], real, found[0], names, threshold, top)
     rgb, panels = to_rgb(truth["image"]), []
     if real is not None:
         panels.append(titled(draw_instances(rgb, real, names), f"ground truth: {len(real)}"))
     for one, instances in zip(shown, found, strict=True):
-        kept = _best(instances, threshold, top)
+        kept = surest(instances, threshold, top)
         panels.append(titled(draw_instances(rgb, kept, one.names), f"{one.label}: {len(kept)}"))
     return beside(panels)
-
-
-def _best(instances: Instances, threshold: float, top: int | None) -> Instances:
-    if top is not None:
-        return instances[instances.scores.argsort(descending=True)[:top]]
-    return instances[instances.scores >= threshold]

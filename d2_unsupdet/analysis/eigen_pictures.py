@@ -102,7 +102,9 @@ def draw_eigen(
         pred_boxes=Boxes(torch.from_numpy(eigen.boxes_xyxy)),
         pred_classes=torch.zeros(len(eigen.boxes_xyxy), dtype=torch.int64),
     )
-    return titled(draw_instances(drawn, regions, [""]), f"{label}: {len(regions)} regions")
+    count = len(regions)
+    title = f"{label}: {count} region{'s' * (count != 1)}"
+    return titled(draw_instances(drawn, regions, [""]), title)
 
 
 def _over_image(vector: np.ndarray, stride: float, size: tuple[int, int]) -> np.ndarray:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from d2_unsupdet.analysis.which_boxes import surest
 from d2_unsupdet.checkpoint.files import atomic_write, write_json
 
 if TYPE_CHECKING:
@@ -58,16 +59,18 @@ def draw_predictions(
     pred_instances: "Instances",
     class_names: Sequence[str],
     threshold: float = 0.5,
+    top: int | None = None,
 ) -> np.ndarray:
-    """Ground truth on the left, predictions at or above `threshold` on the right.
+    """Ground truth on the left; on the right predictions from `threshold` on, or the `top` surest.
 
     Boxes are in the pixels of the `image_size` of their instances, which need not be the image's.
     """
     rgb = to_rgb(image)
-    kept = pred_instances[pred_instances.scores >= threshold]
-    right = titled(
-        draw_instances(rgb, kept, class_names), f"predictions above {threshold:g}: {len(kept)}"
+    kept = surest(pred_instances, threshold, top)
+    title = (
+        f"predictions above {threshold:g}: {len(kept)}" if top is None else f"{len(kept)} surest"
     )
+    right = titled(draw_instances(rgb, kept, class_names), title)
     if gt_instances is None:
         return right
     left = draw_instances(rgb, gt_instances, class_names)
@@ -100,13 +103,6 @@ def draw_instances(
         if text:
             _label(pen, scaled[i][:2], text, color, width, height)
     return np.asarray(picture)
-
-
-def as_objects(instances: "Instances") -> "Instances":
-    """Ground truth without its classes, for detectors that know none."""
-    bare = type(instances)(instances.image_size, **instances.get_fields())
-    bare.gt_classes = instances.gt_classes * 0
-    return bare
 
 
 def draw_segmentation(
@@ -241,6 +237,17 @@ def titled(image: np.ndarray, title: str) -> np.ndarray:
 def beside(images: Sequence[np.ndarray]) -> np.ndarray:
     """Images in a row."""
     return contact_sheet(images, columns=len(images))
+
+
+def below(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Images of any widths in a column, flush left."""
+    widest = max(image.shape[1] for image in images)
+    rows = []
+    for image in images:
+        row = np.full((image.shape[0], widest, 3), BACKGROUND, np.uint8)
+        row[:, : image.shape[1]] = image
+        rows.append(row)
+    return contact_sheet(rows, columns=1)
 
 
 def _read_index(path: Path) -> list[dict[str, Any]]:

@@ -10,19 +10,21 @@ from detectron2.engine import HookBase
 from detectron2.evaluation import DatasetEvaluator
 
 from d2_unsupdet.analysis.pictures import (
-    as_objects,
     draw_predictions,
     draw_segmentation,
     draw_views,
     save_picture,
 )
 from d2_unsupdet.analysis.prior_pictures import draw_sample
+from d2_unsupdet.analysis.which_boxes import as_objects
 from d2_unsupdet.data import DetectionMapper
 from d2_unsupdet.data.loader import TestLoader
 from d2_unsupdet.engine.hooks import averaged
 from d2_unsupdet.engine.trainer import Trainer, unwrap
 from d2_unsupdet.evaluation.clustering import ClusteringEvaluator, coarse_labels
 from d2_unsupdet.seeding import seeded
+
+SUREST = 10  # boxes of a detector without classes
 
 
 class PicturesHook(HookBase):
@@ -95,11 +97,12 @@ class PicturesHook(HookBase):
         if "instances" not in found:
             return None
         truth = self.labelled(record)
-        real, names = truth.get("instances"), self.class_names
+        real, names, top = truth.get("instances"), self.class_names, None
         if getattr(self.evaluator, "class_agnostic", False):
-            real, names = None if real is None else as_objects(real), ["object"]
+            # Of a detector that only was pretrained the order says more than the scores.
+            real, names, top = None if real is None else as_objects(real), ["object"], SUREST
         predicted = found["instances"].to("cpu")
-        return draw_predictions(truth["image"], real, predicted, names, threshold=0.3)
+        return draw_predictions(truth["image"], real, predicted, names, threshold=0.3, top=top)
 
     def _segmentation(self, sample: Mapping[str, Any], strengths: torch.Tensor) -> np.ndarray:
         labels, classes = sample.get("sem_seg"), strengths.argmax(dim=0).cpu()

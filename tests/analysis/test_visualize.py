@@ -6,12 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from detectron2.config import instantiate
 from PIL import Image
 
-from d2_unsupdet.engine.config import load_config
+from d2_unsupdet.analysis.detectors import open_detector, open_like
+from d2_unsupdet.analysis.pictures import PALETTE
+from d2_unsupdet.checkpoint.checkpointer import RunCheckpointer
+from d2_unsupdet.data import get_dataset
+from d2_unsupdet.engine.build import build_model
+from d2_unsupdet.engine.config import dump_config, load_config
 from d2_unsupdet.engine.run import prepare
 from d2_unsupdet.errors import UserError
+from d2_unsupdet.priors import PriorStore
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = str(ROOT / "configs/quickstart/finetune.py")
@@ -96,3 +103,98 @@ def test_other_detectors_have_no_attention(tool, weights, tmp_path):
 def test_spread_is_even(tool):
     assert tool.spread(list(range(10)), 3) == [0, 3, 6]
     assert tool.spread([1, 2], 5) == [1, 2] and tool.spread([], 5) == []
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    """The folder of a pretraining run: a config and weights, random ones."""
+    run = tmp_path_factory.mktemp("runs") / "up_detr"
+    options = [*SETS, f"train.output_dir={run}", "dataloader.train.dataset.names=toy_val:images=4"]
+    config = ROOT / "configs/pretrain/up_detr/toy_deformable_detr.py"
+    cfg = prepare(load_config(str(config), options))
+    RunCheckpointer(run, keep_last=1).save(
+        {"model": build_model(cfg).state_dict(), "iteration": 0}, 0, final=True
+    )
+    (run / "config.yaml").write_text(dump_config(cfg))
+    return run
+
+
+def test_pretrained_detectors_side_by_side_without_finetuning(tool, pretrained, tmp_path, capsys):
+    """Objects without classes, on data with five; next to a supervised one with classes."""
+    out = tmp_path / "drawn"
+    finetuned = ROOT / "configs/finetune/toy/detr.py"
+    other = tmp_path / "detr"
+    cfg = prepare(load_config(str(finetuned), [*SETS, f"train.output_dir={other}"]))
+    state = {"model": build_model(cfg).state_dict(), "iteration": 0}
+    RunCheckpointer(other, keep_last=1).save(state, 0, final=True)
+    (other / "config.yaml").write_text(dump_config(cfg))
+    command = [str(pretrained), "--top", "4", "--limit", "1", "--out", str(out)]
+    tool.main([*command, "--compare", f"finetuned={other}", "random"])
+    (picture,) = out.iterdir()
+    assert Image.open(picture).width == 4 * 320 + 3 * 8  # truth and three detectors
+    assert f"1 pictures in {out}" in capsys.readouterr().out
+
+
+def test_answers_of_a_pretext_are_objects(pretrained):
+    shown = open_detector(pretrained, label="it")
+    assert shown.names == ["object"] and shown.class_agnostic
+    assert type(shown.detector).__name__ == "DeformableDETR"
+    record = get_dataset("toy_val:images=4:size=64")[0]
+    found = shown.find(shown.mapper(dict(record)))
+    assert len(found) and set(found.pred_classes.tolist()) == {0}
+    same = open_like(shown, str(pretrained), label="same")
+    assert same.find(same.mapper(dict(record))).scores.equal(found.scores)
+    other = open_like(shown, "random", label="other")
+    assert other.detector is not shown.detector
+
+
+def test_a_pretraining_run_without_a_test_set_is_drawn_at_its_largest_size(pretrained, tmp_path):
+    config = yaml.safe_load((pretrained / "config.yaml").read_text())
+    del config["dataloader"]["test"], config["dataloader"]["evaluator"]
+    (tmp_path / "alone.yaml").write_text(yaml.safe_dump(config))
+    shown = open_detector(tmp_path / "alone.yaml", label="it", weights="random")
+    record = get_dataset("toy_val:images=4:size=64")[0]
+    assert shown.mapper(dict(record))["image"].shape[-1] == 160  # of 128, 144, 160
+
+
+@pytest.mark.parametrize("place", ["encoder", "backbone"])
+def test_eigen_attention(tool, pretrained, place, tmp_path):
+    command = [str(pretrained), "--eigen", place, "--limit", "1", "--out", str(tmp_path)]
+    tool.main([*command, "--compare", "random"])
+    (picture,) = tmp_path.iterdir()
+    assert Image.open(picture).width == 3 * 320 + 2 * 8
+    with pytest.raises(UserError, match=f"no level 7: the {place} has 0 to "):
+        tool.main([*command, "--level", "7"])
+
+
+def test_attention_of_two_pretexts_in_one_picture(tool, pretrained, tmp_path):
+    command = [str(pretrained), "--attention", "--top", "1", "--best", "1", "--limit", "1"]
+    tool.main([*command, "--out", str(tmp_path / "one")])
+    tool.main([*command, "--compare", "random", "--out", str(tmp_path / "two")])
+    one, two = (Image.open(tmp_path / name / "0000_000000.png") for name in ("one", "two"))
+    assert two.width == one.width and two.height == 2 * (one.height + 24) + 8
+
+
+def test_priors_over_the_refreshes(tool, pretrained, tmp_path, capsys):
+    store = PriorStore(pretrained / "priors")
+    for number in range(3):
+        with store.write(number, {"source": "test"}) as writer:
+            for record in get_dataset("toy_val:images=4"):
+                boxes = np.float32([[0.1, 0.1, 0.5 + 0.2 * number, 0.9]])
+                size = record["width"], record["height"]
+                writer.add(record, *size, boxes, np.ones(1, np.float32))
+    tool.main([str(pretrained), "--priors", "--limit", "2", "--out", str(tmp_path)])
+    first, _ = sorted(tmp_path.iterdir())
+    pixels = np.asarray(Image.open(first)).astype(int)
+    assert pixels.shape[1] == 3 * 320 + 2 * 8
+    edges = [round((0.5 + 0.2 * n) * 320) + n * 328 for n in range(3)]  # the right side of each
+    orange = np.abs(pixels - PALETTE[0]).sum(-1) < 12
+    assert all(orange[100:250, e - 2 : e + 1].any(1).all() for e in edges)
+    with pytest.raises(UserError, match="holds no published boxes"):
+        tool.main([str(pretrained), "--priors", str(tmp_path / "none")])
+
+
+def test_the_pictures_are_alternatives(tool, capsys):
+    with pytest.raises(SystemExit):
+        tool.main(["run", "--eigen", "encoder", "--attention"])
+    assert "choose one" in capsys.readouterr().err

@@ -4,8 +4,6 @@ import multiprocessing
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from functools import partial
@@ -20,7 +18,6 @@ from d2_unsupdet.priors import Found, PriorStore, RandomBoxes
 from d2_unsupdet.priors.extraction import describe, extract
 from d2_unsupdet.priors.job import Job
 
-ROOT = Path(__file__).parents[2]
 IMAGES = 60
 
 
@@ -39,6 +36,11 @@ class Journal:
 
 def looked_at(path):
     return Counter(path.read_text().split()) if path.exists() else Counter()
+
+
+@pytest.fixture(autouse=True)
+def _no_threads_of_opencv():
+    cv2.setNumThreads(1)  # a forked process cannot end those it inherits
 
 
 @pytest.fixture(scope="session")
@@ -96,23 +98,22 @@ def test_any_number_of_processes_gives_the_same(images, undisturbed, tmp_path, p
     assert looked_at(tmp_path / "journal").total() == IMAGES
 
 
-COMMAND = """
-import sys
-from pathlib import Path
-from tests.priors.test_extraction import run
-images, store, journal, processes = sys.argv[1:]
-run(Path(images), store, Path(journal), seconds=0.01, processes=int(processes), wait=True)
-"""
+def in_own_group(images, store, journal, processes):
+    os.setsid()
+    run(images, store, journal, seconds=0.01, processes=processes, wait=True)
 
 
 def start(images, store, journal, processes):
-    arguments = [str(a) for a in (images, store, journal, processes)]
-    return subprocess.Popen(
-        [sys.executable, "-c", COMMAND, *arguments],
-        cwd=ROOT,
-        start_new_session=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    """A run in a process group of its own, as a shell starts one."""
+    context = multiprocessing.get_context("fork")
+    process = context.Process(target=in_own_group, args=(images, store, journal, processes))
+    process.start()
+    return process
+
+
+def ended(process):
+    process.join(timeout=120)
+    return process.exitcode
 
 
 def published(store):
@@ -126,7 +127,7 @@ def test_killed_at_random_moments_it_ends_in_the_same_hash(images, undisturbed, 
     for group in (True, False):
         process = start(images, store, journal, 2)
         before = looked_at(journal).total()
-        while looked_at(journal).total() < before + 5 and process.poll() is None:
+        while looked_at(journal).total() < before + 5 and process.is_alive():
             time.sleep(0.01)
         time.sleep(draw.uniform(0, 0.1))
         kept.append(published(store))
@@ -134,13 +135,13 @@ def test_killed_at_random_moments_it_ends_in_the_same_hash(images, undisturbed, 
             os.killpg(process.pid, signal.SIGKILL)
         else:
             process.kill()
-        process.wait()
+        process.join()
         time.sleep(0.3)  # children without their parent end at their next image
     assert not (store / "generation_0000").exists()
     safe = published(store)
     assert kept[0] <= kept[1] <= safe < shards.keys()
     done_before = looked_at(journal)
-    assert start(images, store, journal, 2).wait(timeout=120) == 0
+    assert ended(start(images, store, journal, 2)) == 0
     generation = PriorStore(store, root=str(images)).open()
     assert generation.sha256 == undisturbed and len(generation) == IMAGES
     generation.verify()
@@ -153,7 +154,7 @@ def test_killed_at_random_moments_it_ends_in_the_same_hash(images, undisturbed, 
 def test_two_runs_at_once_share_the_work(images, undisturbed, tmp_path):
     store, journal = tmp_path / "store", tmp_path / "journal"
     runs = [start(images, store, journal, n) for n in (0, 2)]
-    assert [process.wait(timeout=120) for process in runs] == [0, 0]
+    assert [ended(process) for process in runs] == [0, 0]
     assert PriorStore(store).open().sha256 == undisturbed
     counts = looked_at(journal)
     assert len(counts) == IMAGES and counts.total() == IMAGES

@@ -1,0 +1,121 @@
+"""Every kind of box pretext's recipe: trained, scored without classes, resumed to equal bits."""
+
+import pytest
+import torch
+import torchvision
+
+from d2_unsupdet.data import get_dataset
+from d2_unsupdet.data.images import read_image
+from d2_unsupdet.errors import UserError
+from d2_unsupdet.priors import PriorStore, RandomBoxes
+from d2_unsupdet.seeding import generator
+from tests.configs import layouts
+from tests.configs.test_two_steps import run, run_and_resume
+
+COMMON = [
+    "dataloader.train.num_workers=0",
+    "dataloader.train.total_batch_size=2",
+    "dataloader.train.mapper.crop_size=24",
+    "train.log_period=1",
+    "train.writers=[]",
+    "train.max_bad_images=1",
+]
+TEST = [
+    "dataloader.test.mapper.augmentations.0.short_edge_length=64",
+    "dataloader.test.num_workers=0",
+]
+SMALL = [
+    "model.detector.backbone.stages.depth=18",
+    "model.detector.encoder.dim=64",
+    "model.detector.encoder.ffn_dim=64",
+    "model.detector.encoder.num_layers=1",
+    "model.detector.decoder.num_layers=2",
+]
+MAPPER = "dataloader.train.mapper"
+RESIZED = [f"{MAPPER}.augmentations.0.short_edge_length=[64]"]
+CROPPED = [
+    f"{MAPPER}.augmentations.1.tfm_or_aug.augs.0.short_edge_length=[80]",
+    f"{MAPPER}.augmentations.2.short_edge_length=[64]",
+]
+VIEWS = [f"{MAPPER}.short_edges=[64]"]
+TOY = "dataloader.train.dataset.names=toy_unlabeled:images=4:size=64"
+TOY_TEST = [*TEST, "dataloader.test.dataset.names=toy_val:images=4:size=64"]
+RECIPES = [  # method, recipe, whether its boxes are stored, overrides
+    ("up_detr/imagenet_detr_r50_60ep", False, [*SMALL, *RESIZED]),
+    ("up_detr/coco_conditional_detr_r50_120k", False, [*SMALL, *RESIZED, *TEST]),
+    ("up_detr/folder_deformable_detr_r18", False, [*SMALL, *RESIZED, TOY]),
+    ("up_detr/toy_deta", False, [*RESIZED, TOY, *TOY_TEST]),
+    ("detreg/imagenet_detr_r50_60ep", True, [*SMALL, *CROPPED]),
+    ("detreg/coco_deformable_detr_r50_50ep", True, [*SMALL, *CROPPED, *TEST]),
+    ("detreg/folder_deformable_detr_r18", True, [*SMALL, *CROPPED, TOY]),
+    ("detreg/toy_dn_dab_deformable_detr", True, [*CROPPED, TOY, *TOY_TEST]),
+    ("siamese_detr/imagenet_detr_r50_300k", True, [*SMALL, *VIEWS]),
+    ("siamese_detr/coco_conditional_detr_r50_120k", True, [*SMALL, *VIEWS, *TEST]),
+    ("siamese_detr/folder_deformable_detr_r18", True, [*SMALL, *VIEWS, TOY]),
+    ("siamese_detr/toy_dab_deformable_detr", True, [*VIEWS, TOY, *TOY_TEST]),
+]
+QUICK = "up_detr/coco", "siamese_detr/folder"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """ImageNet and COCO in their layouts."""
+    root = tmp_path_factory.mktemp("datasets")
+    records = layouts.scenes()
+    layouts.write_coco(root, {"train2017": records[:2], "val2017": records[2:]})
+    layouts.write_imagenet(root, records)
+    return root
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    """What a frozen backbone starts from."""
+    path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
+    torch.manual_seed(0)
+    torch.save(torchvision.models.resnet18().state_dict(), path)
+    return str(path)
+
+
+def stored(path, names):
+    """Twelve random boxes of each image."""
+    with PriorStore(path).write(0, {"source": "random"}) as writer:
+        for record in get_dataset(names):
+            pixels = read_image(record["file_name"])
+            height, width = pixels.shape[:2]
+            found = RandomBoxes(count=12)(record, pixels, generator(0, record["file_name"]))
+            found = found.scaled(1 / width, 1 / height)
+            writer.add(record, width, height, found.boxes, found.scores)
+    return str(path)
+
+
+def data_of(recipe):
+    if "imagenet" in recipe:
+        return "imagenet_train"
+    return "coco_2017_train_unlabeled" if "coco" in recipe else TOY.partition("=")[2]
+
+
+@pytest.mark.parametrize(
+    "recipe, boxes, options",
+    [
+        pytest.param(*row, marks=() if row[0].startswith(QUICK) else pytest.mark.slow)
+        for row in RECIPES
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_box_pretexts(recipe, boxes, options, data, backbone, tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(data))
+    if "r50" in recipe:
+        options = [*options, f"train.init_checkpoint={backbone}"]
+    if boxes:
+        path = stored(tmp_path / "priors", data_of(recipe))
+        options = [*options, f"{MAPPER}.source.path={path}"]
+    summary = run_and_resume(f"pretrain/{recipe}.py", tmp_path / "run", *COMMON, *options)
+    assert summary["kind"] == "pretrain" and len(summary["exports"]) == 2
+    scored = any("dataloader.test" in option for option in options)
+    assert set(summary["result"] or ()) == ({"bbox_agnostic"} if scored else set())
+
+
+def test_boxes_that_nobody_stored_are_a_sentence(tmp_path):
+    options = [*COMMON, *CROPPED, TOY, *TOY_TEST, f"{MAPPER}.source.path={tmp_path}/none"]
+    with pytest.raises(UserError, match="none holds no published boxes: make them with"):
+        run("pretrain/detreg/toy_detr.py", tmp_path / "run", *options)

@@ -79,6 +79,20 @@ def add_unsupdet_config(cfg: CfgNode) -> None:
     ):
         cfg.MODEL.DETR[key] = None
 
+    # Pretexts of whole detectors (META_ARCHITECTURE UPDETR, DETReg, SiameseDETR). MODEL.DETR is the
+    # detector; its class count, weight and cost are the pretext's. None takes the method's own
+    # value; a key that a method does not read is refused.
+    cfg.MODEL.BOX_PRETEXT = CfgNode()
+    cfg.MODEL.BOX_PRETEXT.DETECTOR = "DETR"  # any architecture of the family
+    for key in (
+        *("LEVELS", "DENOISING", "MATCH_WITHIN_GROUP", "QUERY_DROPOUT", "FEATURE_WEIGHT"),
+        *("GLOBAL_WEIGHT", "JITTER", "ALIGNED", "IGNORE_PADDING", "EMBEDDING_WEIGHT"),
+    ):
+        cfg.MODEL.BOX_PRETEXT[key] = None
+    cfg.INPUT.PRIORS = CfgNode()
+    cfg.INPUT.PRIORS.STORE = ""  # folder of stored boxes; without one they are random
+    cfg.INPUT.PRIORS.COUNT = 10  # of an image; the original of DETReg has 30
+
     # The engine's additions to Detectron2's sections.
     cfg.SOLVER.OPTIMIZER = "SGD"  # or "AdamW"
     cfg.SOLVER.LR_FACTORS = []  # [pattern of parameter names, factor on BASE_LR]; the first counts

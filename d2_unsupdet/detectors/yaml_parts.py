@@ -34,10 +34,20 @@ from d2_unsupdet.detectors.yaml_settings import settings
 from d2_unsupdet.errors import UserError
 
 
-def parts_of(cfg: CfgNode, name: str) -> dict[str, Any]:
-    """Constructor arguments of architecture `name` from `cfg.MODEL.DETR` and Detectron2's keys."""
+def parts_of(
+    cfg: CfgNode, name: str, *, objects: bool = False, softmax: bool = False
+) -> dict[str, Any]:
+    """Constructor arguments of architecture `name` from `cfg.MODEL.DETR` and Detectron2's keys.
+
+    Args:
+        objects: one class, as pretexts have it, with their class weight and cost.
+        softmax: of that class against "no object"; otherwise a sigmoid.
+    """
     s = settings(cfg, name)
-    s.softmax = name == "DETR"
+    s.softmax = s.background = name == "DETR"
+    if objects:
+        s.NUM_CLASSES, s.background, s.NO_OBJECT_WEIGHT = 1, softmax, 0.1
+        s.CLASS_WEIGHT = s.CLASS_COST = 1.0 if softmax else 2.0
     s.conditional = name == "ConditionalDETR"
     s.deformable = not s.softmax and not s.conditional
     s.anchors = name in ("DABDeformableDETR", "DNDABDeformableDETR")
@@ -164,8 +174,8 @@ def _heads(s: SimpleNamespace) -> Heads:
         dim=s.HIDDEN_DIM,
         num_layers=s.DEC_LAYERS,
         shared=not (s.deformable and s.REFINE),
-        background=s.softmax,
-        prior=None if s.softmax else 0.01,
+        background=s.background,
+        prior=None if s.background else 0.01,
         box_start="default" if s.softmax else "zero",
         size_bias=-2.0 if s.deformable and not s.two_stage else 0.0,
         eps=s.eps,
@@ -174,7 +184,7 @@ def _heads(s: SimpleNamespace) -> Heads:
 
 def _criterion(s: SimpleNamespace) -> Criterion:
     return Criterion(
-        classification=SoftmaxLoss(no_object=s.NO_OBJECT_WEIGHT) if s.softmax else FocalLoss(),
+        classification=SoftmaxLoss(no_object=s.NO_OBJECT_WEIGHT) if s.background else FocalLoss(),
         assigner=_assigner(s, "ASSIGNER"),
         encoder_assigner=_assigner(s, "ENC_ASSIGNER") if s.overlap else None,
         weights={"ce": s.CLASS_WEIGHT, "bbox": s.L1_WEIGHT, "giou": s.GIOU_WEIGHT},
@@ -187,7 +197,7 @@ def _assigner(s: SimpleNamespace, key: str) -> Assigner:
     kind = getattr(s, key, "hungarian")
     if kind == "hungarian":
         return HungarianAssigner(
-            classification="softmax" if s.softmax else "focal",
+            classification="softmax" if s.background else "focal",
             class_cost=s.CLASS_COST,
             box_cost=s.L1_COST,
             giou_cost=s.GIOU_COST,
@@ -215,7 +225,7 @@ def _assigner(s: SimpleNamespace, key: str) -> Assigner:
 
 
 def _postprocess(s: SimpleNamespace, detections: int) -> BestClass | TopPairs | SuppressedPairs:
-    if s.softmax:
+    if s.background:
         return BestClass()
     if not s.overlap:
         return TopPairs(detections=detections)

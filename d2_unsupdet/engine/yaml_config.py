@@ -23,11 +23,14 @@ from d2_unsupdet.config import add_unsupdet_config
 from d2_unsupdet.data import (
     DetectionMapper,
     PairedViewMapper,
+    PriorMapper,
+    SiamesePairMapper,
     build_test_loader,
     build_train_loader,
     catalog,
     get_dataset,
 )
+from d2_unsupdet.data.siamese_boxes import SharedBoxes
 from d2_unsupdet.detectors.yaml_settings import ARCHITECTURES
 from d2_unsupdet.engine.defaults import TRAIN
 from d2_unsupdet.engine.model_checks import check_yaml_values
@@ -35,6 +38,7 @@ from d2_unsupdet.engine.optim import parameter_groups
 from d2_unsupdet.engine.schedule import to_iterations
 from d2_unsupdet.errors import UserError, nearest
 from d2_unsupdet.evaluation import build_evaluator
+from d2_unsupdet.priors import RandomBoxes, StoredBoxes
 
 # Where each architecture of Detectron2 and of ours keeps its class count, and of which classes.
 CLASS_KEYS = {
@@ -142,7 +146,7 @@ def to_lazy(cfg: CfgNode) -> DictConfig:
     fixed = getattr(architecture, "fixed_rate", None)
     content = {
         "model": L(model_from_yaml)(cfg_text=cfg.dump()),
-        "dataloader": _paired(cfg) if pretext else _detection(cfg),
+        "dataloader": _loaders(cfg, pretext),
         "optimizer": _optimizer(solver, fixed),
         "lr_multiplier": _multiplier(solver),
         "train": _train(cfg, pretext),
@@ -281,11 +285,48 @@ def _train(cfg: CfgNode, pretext: bool) -> dict[str, Any]:
     return train
 
 
-def _paired(cfg: CfgNode) -> dict[str, Any]:
+def _loaders(cfg: CfgNode, pretext: bool) -> dict[str, Any]:
+    name = cfg.MODEL.META_ARCHITECTURE
+    if name == "JoinDet":
+        raise UserError(
+            "JoinDet refreshes its boxes during a run, for which Detectron2's YAML has no place: "
+            "take one of configs/pretrain/join_det/*.py."
+        )
+    if name not in ("UPDETR", "DETReg", "SiameseDETR"):
+        mapper = L(PairedViewMapper)(size=cfg.INPUT.CROP.SIZE[0])
+        return _unlabelled(cfg, mapper) if pretext else _detection(cfg)
+    loaders = _unlabelled(cfg, _box_mapper(cfg, name))
+    if cfg.DATASETS.TEST:
+        tested = _detection(cfg)
+        tested["evaluator"].class_agnostic = True
+        loaders |= {part: tested[part] for part in ("test", "evaluator")}
+    return loaders
+
+
+def _box_mapper(cfg: CfgNode, name: str) -> Any:
+    inputs, count = cfg.INPUT, cfg.INPUT.PRIORS.COUNT
+    stored = L(StoredBoxes)(path=inputs.PRIORS.STORE) if inputs.PRIORS.STORE else None
+    if name == "SiameseDETR":
+        return L(SiamesePairMapper)(
+            source=stored,
+            short_edges=list(inputs.MIN_SIZE_TRAIN),
+            max_size=inputs.MAX_SIZE_TRAIN,
+            boxes=L(SharedBoxes)(count=count),
+        )
+    same = {"exactly": count} if name == "UPDETR" else {"least": 2}
+    return L(PriorMapper)(
+        source=stored or L(RandomBoxes)(count=count),
+        augmentations=_train_augmentations(inputs),
+        count=count,
+        **same,
+    )
+
+
+def _unlabelled(cfg: CfgNode, mapper: Any) -> dict[str, Any]:
     return {
         "train": L(build_train_loader)(
             dataset=L(get_dataset)(names=list(cfg.DATASETS.TRAIN)),
-            mapper=L(PairedViewMapper)(size=cfg.INPUT.CROP.SIZE[0]),
+            mapper=mapper,
             total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
             seed="${train.seed}",
             num_workers=cfg.DATALOADER.NUM_WORKERS,

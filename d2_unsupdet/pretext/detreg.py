@@ -17,6 +17,7 @@ from d2_unsupdet.detectors.layers import MLP
 from d2_unsupdet.detectors.structures import Decoded, Matches, Target
 from d2_unsupdet.metrics import log_metric
 from d2_unsupdet.pretext.box_pretext import BoxPretext, Losses, Sample, field, name_of
+from d2_unsupdet.pretext.yaml_parts import box_parts
 
 MAPPER = "PriorMapper(...)"
 
@@ -57,9 +58,7 @@ class DETReg(BoxPretext):
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
-        from d2_unsupdet.pretext.yaml_parts import detreg_parts
-
-        return detreg_parts(cfg, cls.__name__)
+        return box_parts(cfg, cls)
 
     def losses(self, batch: Sequence[Sample]) -> Losses:
         boxes = field(batch, "priors", MAPPER)

@@ -21,6 +21,7 @@ from d2_unsupdet.metrics import log_metric
 from d2_unsupdet.pretext.box_jitter import jitter_boxes
 from d2_unsupdet.pretext.box_pretext import Losses, Sample, field, name_of
 from d2_unsupdet.pretext.region_pretext import RegionPretext
+from d2_unsupdet.pretext.yaml_parts import region_parts
 
 MAPPER = "SiamesePairMapper(...)"
 CELLS = 7  # a side of RoIAlign, before its mean
@@ -83,9 +84,7 @@ class SiameseDETR(RegionPretext):
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
-        from d2_unsupdet.pretext.yaml_parts import region_parts
-
-        return region_parts(cfg, cls.__name__)
+        return region_parts(cfg, cls)
 
     def losses(self, batch: Sequence[Sample]) -> Losses:
         views = field(batch, "views", MAPPER)

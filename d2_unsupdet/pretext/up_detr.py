@@ -17,6 +17,7 @@ from d2_unsupdet.detectors.structures import Regions
 from d2_unsupdet.errors import UserError
 from d2_unsupdet.pretext.box_pretext import Losses, Sample, field, name_of
 from d2_unsupdet.pretext.region_pretext import RegionPretext
+from d2_unsupdet.pretext.yaml_parts import region_parts
 
 MAPPER = "PriorMapper(exactly=10, ...)"
 
@@ -67,9 +68,7 @@ class UPDETR(RegionPretext):
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
-        from d2_unsupdet.pretext.yaml_parts import region_parts
-
-        return region_parts(cfg, cls.__name__)
+        return region_parts(cfg, cls)
 
     def losses(self, batch: Sequence[Sample]) -> Losses:
         crops = stacked_crops(batch)

@@ -1,0 +1,118 @@
+"""The recipes of box pretexts in Detectron2's YAML train as the .py beside them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import instantiate
+from omegaconf import DictConfig
+
+from d2_unsupdet.data import catalog
+from d2_unsupdet.engine.config import load_config, to_plain
+from d2_unsupdet.engine.schedule import to_iterations
+from d2_unsupdet.errors import UserError
+from tests.detectors.test_yaml_parts import dump
+
+RECIPES = Path(__file__).parents[2] / "configs/pretrain"
+METHODS = ("up_detr", "detreg", "siamese_detr")
+YAMLS = [path for method in METHODS for path in (RECIPES / method).glob("*.yaml")]
+SIZES = {"imagenet": 1_281_167, "coco": 118_287}
+
+
+@pytest.fixture(scope="module", params=YAMLS, ids=lambda path: path.stem)
+def twins(request) -> list[tuple[DictConfig, torch.nn.Module]]:
+    """The configs of both and their models, whose weights take no memory."""
+    found = []
+    for suffix in (".py", ".yaml"):
+        cfg = load_config(str(request.param.with_suffix(suffix)))
+        with torch.device("meta"), pytest.MonkeyPatch.context() as patch:
+            # Detectron2 moves what it builds, and what has no values cannot be moved.
+            patch.setattr(torch.nn.Module, "to", lambda model, *_: model)
+            found.append((cfg, instantiate(cfg.model)))
+    return found
+
+
+def test_each_method_has_one():
+    assert sorted(path.parent.name for path in YAMLS) == sorted(METHODS)
+
+
+def test_the_model_is_the_same(twins):
+    (_, model), (_, other) = twins
+    assert type(model) is type(other) and dump(model) == dump(other)
+
+
+def test_the_optimizer_treats_every_parameter_alike(twins):
+    found = []
+    for cfg, model in twins:
+        names = {id(p): name for name, p in model.named_parameters()}
+        cfg.optimizer.params.model = model
+        optimizer = instantiate(cfg.optimizer)
+        keys = [key for key in optimizer.defaults if key != "params"]
+        groups = optimizer.param_groups
+        found.append({names[id(p)]: {k: g[k] for k in keys} for g in groups for p in g["params"]})
+        del cfg.optimizer.params.model
+    assert found[0] == found[1]
+
+
+def test_the_run_is_the_same(twins):
+    def train(cfg: DictConfig) -> dict[str, Any]:
+        found, loader = to_plain(cfg.train), cfg.dataloader.train
+        size = next(n for k, n in SIZES.items() if k in str(loader.dataset.names))
+        for key in ("max_iter", "eval_period"):
+            if cfg.dataloader.get("test") is not None or key == "max_iter":
+                found[key] = to_iterations(found[key], size=size, batch=loader.total_batch_size)
+            else:
+                del found[key]
+        for key in ("recipe_length", "amp", "max_bad_images"):  # the last has no key in YAML
+            del found[key]
+        return found | {"data": catalog.split_names(loader.dataset.names)}
+
+    (cfg, _), (twin, _) = twins
+    ours, theirs = train(cfg), train(twin)
+    periods = ours.pop("eval_period", 0), theirs.pop("eval_period", 0)
+    assert ours == theirs and abs(periods[0] - periods[1]) <= 1  # YAML rounds epochs
+    rates = [
+        [instantiate(c.lr_multiplier)((x + 0.5) / 100) for x in range(100)] for c in (cfg, twin)
+    ]
+    assert rates[0] == rates[1]
+    loaders = [to_plain(c)["dataloader"] for c in (cfg, twin)]
+    assert loaders[0].get("evaluator") == loaders[1].get("evaluator")
+    assert len({loader["train"]["total_batch_size"] for loader in loaders}) == 1
+
+
+def test_one_seed_gives_one_sample(twins, tmp_path):
+    import cv2
+
+    path = str(tmp_path / "image.png")
+    cv2.imwrite(path, np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8))
+    mappers = [instantiate(cfg.dataloader.train.mapper) for cfg, _ in twins]
+    assert len({str(vars(m.source)) for m in mappers}) == 1
+    for seed in range(4):
+        found = []
+        for mapper in mappers:
+            mapper.source = lambda *_: boxes()
+            np.random.seed(seed)
+            found.append(mapper({"file_name": path, "image_id": 0}))
+        assert found[0].keys() == found[1].keys()
+        for key, value in found[0].items():
+            same = torch.equal if isinstance(value, torch.Tensor) else lambda a, b: a == b
+            assert same(value, found[1][key]), key
+
+
+def boxes():
+    from d2_unsupdet.priors.found import Found
+
+    corner = np.random.default_rng(1).uniform(0, 40, (40, 2))
+    found = np.concatenate([corner, corner + 40], axis=1).astype(np.float32)
+    return Found(found, np.ones(40, np.float32))
+
+
+def test_a_key_of_another_method_is_refused():
+    (path,) = (RECIPES / "detreg").glob("*.yaml")
+    cfg = load_config(str(path), ["MODEL.BOX_PRETEXT.JITTER=0.2"])
+    with pytest.raises(UserError, match="BOX_PRETEXT.JITTER=0.2 has no effect for DETReg"):
+        instantiate(cfg.model)
+    with pytest.raises(UserError, match="JoinDet refreshes its boxes during a run.*join_det"):
+        load_config(str(path), ["MODEL.META_ARCHITECTURE=JoinDet"])

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Convert weights between layouts: torchvision, MoCo, SimSiam, SwAV, DETRs and Detectron2.
+"""Convert weights between layouts: torchvision, MoCo, SwAV, DETRs, their pretexts, Detectron2, ...
 
 The suffix of DST (.safetensors, .pkl or .pth) says in which kind of file they are written.
 """
@@ -22,13 +22,19 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("src", type=Path, metavar="SRC")
     result.add_argument("dst", type=Path, metavar="DST")
     result.add_argument("--from", dest="source", metavar="F", help="layout of SRC (detected)")
-    result.add_argument("--to", dest="target", metavar="F", default="detectron2", help="of DST")
+    result.add_argument(
+        "--to",
+        dest="target",
+        metavar="F",
+        default="detectron2",
+        help="of DST; pretext keeps a pretraining model whole (up_detr, detreg, siamese_detr)",
+    )
     result.add_argument(
         "--classes",
         metavar="C",
         default="keep",
         help="class heads of a DETR: keep, coco80 (91 COCO ids to 80), drop, or a JSON file "
-        "with a list of row numbers",
+        "with a list of row numbers; with --to pretext also object, the one class of ours",
     )
     result.add_argument("--sha256", metavar="HEX", help="refuse SRC if this is not its hash")
     result.add_argument(

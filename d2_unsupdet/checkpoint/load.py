@@ -77,6 +77,8 @@ def load_weights(
     # a box pretext copies its teacher from the backbone that is loaded here
     view = PretextView.of(n for n in every if not n.startswith(TEACHER))
     target = {short: every[name] for short, name in view.names.items()}
+    allow_mismatch = view.patterns(allow_mismatch)
+    allow_missing = None if allow_missing is None else view.patterns(allow_missing)
     plan = _plan(label, view, state, target, classes)
     _cut_encoder_stage(plan, target)
     _check_depth(plan, target)

@@ -123,6 +123,11 @@ def _as_detector(name: str, layout: str) -> str:
 def _joined(state: State) -> State:
     """Deformable DETR's table: the half that is a position, then the content."""
     position, content = (state.get(name) for name in _SPLIT)
+    level = state.get("transformer.level_embed")
+    half = position is not None and level is not None and position.shape[1] == level.shape[1]
+    if position is None and content is not None or half and content is None:
+        lost = _SPLIT[0] if position is None else _SPLIT[1]
+        raise UserError(f"The file lacks {lost}, half of its query table; fetch it again.")
     if position is None or content is None:
         return state
     if position.shape != content.shape:

@@ -3,7 +3,7 @@
 The same for files: what such a run saved starts a pretext again, or the detector alone.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -37,6 +37,10 @@ class PretextView:
         wrapped = is_wrapped(names)
         seen = {(name.removeprefix(WRAPPER) if wrapped else name): name for name in names}
         return cls(seen, wrapped)
+
+    def patterns(self, given: Sequence[str]) -> list[str]:
+        """Of names, which a user may write with the prefix or without it."""
+        return [pattern.removeprefix(WRAPPER) if self.wrapped else pattern for pattern in given]
 
     def opened(self, state: State, target: Mapping[str, Tensor]) -> tuple[State, dict[str, str]]:
         """A file's state without that prefix; a bare detector takes only what it finetunes."""

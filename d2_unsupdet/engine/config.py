@@ -23,6 +23,12 @@ from d2_unsupdet.engine.defaults import TRAIN
 from d2_unsupdet.errors import UserError, nearest
 
 logger = logging.getLogger(__name__)
+# What recipes write as a reference and saved configs as a value.
+LINKS = {
+    "dataloader.train.seed": "${train.seed}",
+    "dataloader.evaluator.dataset_name": "${dataloader.test.dataset.names}",
+    "dataloader.evaluator.output_dir": "${train.output_dir}/evaluation",
+}
 SECTIONS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 
 
@@ -45,6 +51,7 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> DictConfig:
 
             return lazy_from_yaml(path, overrides)
         cfg = OmegaConf.create(plain, flags={"allow_objects": True})
+        _link(cfg)
     else:
         raise UserError(f"Config file '{path}' is neither .py nor .yaml.")
     missing = [name for name in SECTIONS if name not in cfg]
@@ -94,6 +101,26 @@ def _load_yaml(file: Path) -> dict:
     if not isinstance(plain, dict):
         raise UserError(f"Config file '{file}' holds no keys.")
     return plain
+
+
+def _link(cfg: DictConfig) -> None:
+    """Values that a saved config repeats follow an override again, as in the recipe it came from.
+
+    Otherwise a run that is scored on another data set would be compared with the old one's labels.
+    """
+    for key, link in LINKS.items():
+        path, _, name = key.rpartition(".")
+        node = OmegaConf.select(cfg, path)
+        if not isinstance(node, DictConfig) or name not in node:
+            continue
+        value = node[name]
+        node[name] = link
+        try:
+            same = node[name] == value
+        except OmegaConfBaseException:
+            same = False
+        if not same:
+            node[name] = value
 
 
 def apply_override(cfg: DictConfig, override: str) -> None:

@@ -1,5 +1,7 @@
 """Configs: overrides that must exist, one class count, a saved form that loads safely."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 from detectron2.config import LazyCall as L
@@ -196,3 +198,21 @@ def test_a_config_file_that_raises_is_a_sentence(recipe, line, sentence):
     recipe.write_text(RECIPE.rstrip() + "\n\n" + line + "\n")
     with pytest.raises(UserError, match=sentence):
         load_config(str(recipe))
+
+
+def test_a_saved_config_scores_another_data_set_against_its_own_labels(tmp_path):
+    """The file holds values where the recipe has references; an override reaches all of them."""
+    toy = Path(__file__).parents[2] / "configs/finetune/toy/detr.py"
+    saved = tmp_path / "config.yaml"
+    saved.write_text(dump_config(load_config(str(toy))))
+    assert dump_config(load_config(str(saved))) == saved.read_text()
+    changes = ["dataloader.test.dataset.names=toy_test", "train.output_dir=new", "train.seed=7"]
+    loaders = to_plain(load_config(str(saved), changes)).get("dataloader")
+    assert loaders["evaluator"]["dataset_name"] == "toy_test"
+    assert loaders["evaluator"]["output_dir"] == "new/evaluation"
+    assert loaders["train"]["seed"] == 7
+    own = load_config(str(saved), ["dataloader.train.seed=3", "dataloader.evaluator.output_dir=x"])
+    saved.write_text(dump_config(own))
+    again = to_plain(load_config(str(saved), ["train.seed=9", "train.output_dir=new"]))
+    assert again["dataloader"]["train"]["seed"] == 3
+    assert again["dataloader"]["evaluator"]["output_dir"] == "x"

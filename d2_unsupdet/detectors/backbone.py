@@ -75,11 +75,15 @@ class DetrResNet(ResNet):
         self, x: Tensor, sizes: Sequence[tuple[int, int]] | None = None
     ) -> dict[str, Tensor]:
         """`sizes` (h, w) of the images in the padded batch."""
+        self.expect(x, sizes)
+        return super().forward(x)
+
+    def expect(self, x: Tensor, sizes: Sequence[tuple[int, int]] | None = None) -> None:
+        """The next batch that goes through stem and stages; without sizes it has no padding."""
         if self.mask_padding:
             self._full, self._valid = (x.shape[-2], x.shape[-1]), {}
             sizes = [self._full] * len(x) if sizes is None else sizes
             self._extent = to_device(sizes, x.device, torch.int64).unbind(1)
-        return super().forward(x)
 
     def _silence(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
         return (self._silent(inputs[0]),)

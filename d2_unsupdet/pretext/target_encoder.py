@@ -7,6 +7,7 @@ import torch
 from detectron2.modeling.backbone import Backbone, ResNet
 from torch import Tensor, nn
 
+from d2_unsupdet.detectors.backbone import DetrResNet
 from d2_unsupdet.pretext.backbones import level_channels
 
 CROPS = 256  # encoded at a time: res2 of 256 crops of 128 pixels takes 0.27 GB in fp32
@@ -61,6 +62,8 @@ def _means(backbone: Backbone, crops: Tensor, levels: Sequence[str]) -> Tensor:
 
 def _resnet_maps(backbone: ResNet, crops: Tensor, levels: Sequence[str]) -> dict[str, Tensor]:
     """No deeper than the last level: res3 costs half of a ResNet-50."""
+    if isinstance(backbone, DetrResNet):
+        backbone.expect(crops)
     maps, x = {}, backbone.stem(crops)
     for name, stage in zip(backbone.stage_names, backbone.stages, strict=True):
         x = stage(x)

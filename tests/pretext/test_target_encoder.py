@@ -45,6 +45,13 @@ def test_parts_and_no_crops_give_the_same_rows(monkeypatch):
     assert not whole.requires_grad
 
 
+def test_crops_have_no_padding_whatever_was_seen_before():
+    net, crops = backbone(backbone__mask_padding=True), torch.randn(2, 3, 64, 64)
+    net(torch.randn(3, 3, 128, 96), [(64, 96), (128, 50), (30, 30)])
+    maps = backbone()(crops)
+    torch.testing.assert_close(embed_crops(net, crops, ["res5"]), maps["res5"].mean((2, 3)))
+
+
 def test_a_teacher_never_trains():
     net = backbone(backbone__freeze_at=0)
     teacher = Teacher(net).train()

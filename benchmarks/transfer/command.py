@@ -5,24 +5,31 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from .backbones import METHODS, SCALES, build_chains
 from .ledger import Ledger
-from .runs import METHODS, RANDOM, ROOT, SCALES, build_chains
+from .runs import RANDOM, ROOT
+from .slopes import measure_slopes
 from .table import table
 from .targets import choose_targets
-from .work import Benchmark, Processes, measure_slopes
+from .work import Benchmark, Processes
 
 
-def _rate(text: str) -> tuple[str, float]:
-    method, _, value = text.partition("=")
-    try:
-        if method in METHODS[1:] and float(value) > 0:
-            return method, float(value)
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f"'{text}' is not method=rate, such as moco_v2=0.06")
+def rate_of(methods: Sequence[str]) -> Callable[[str], tuple[str, float]]:
+    """Reads `method=rate` of a command line."""
+
+    def read(text: str) -> tuple[str, float]:
+        method, _, value = text.partition("=")
+        try:
+            if method in methods and float(value) > 0:
+                return method, float(value)
+        except ValueError:
+            pass
+        raise argparse.ArgumentTypeError(f"'{text}' is not method=rate, such as {methods[1]}=0.06")
+
+    return read
 
 
 def parse(argv: Sequence[str] | None = None, description: str | None = None) -> argparse.Namespace:
@@ -44,7 +51,9 @@ def parse(argv: Sequence[str] | None = None, description: str | None = None) -> 
     )
     parser.add_argument("--finetune-steps", type=int, default=300)
     parser.add_argument("--labels", type=int, default=50, help="labelled images")
-    parser.add_argument("--lr", type=_rate, nargs="+", default=[], metavar="METHOD=RATE")
+    parser.add_argument(
+        "--lr", type=rate_of(METHODS[1:]), nargs="+", default=[], metavar="METHOD=RATE"
+    )
     parser.add_argument("--bccd", type=Path, help="folder; default: bccd in DETECTRON2_DATASETS")
     parser.add_argument("--jobs", type=int, default=1, help="runs beside each other")
     parser.add_argument("--threads", type=int, default=1, help="of each run")

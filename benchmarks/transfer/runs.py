@@ -1,10 +1,9 @@
-"""What is run: two scales, and the chains of pretraining and finetuning of a command line."""
+"""One run of a benchmark: a call of `train_net.py`, known by the hash of what it computes."""
 
-import argparse
 import hashlib
 import json
-from dataclasses import dataclass, field
-from functools import cache, cached_property
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,81 +12,8 @@ from d2_unsupdet.engine.defaults import TRAIN
 
 ROOT = Path(__file__).resolve().parents[2]
 RANDOM = "random"
-METHODS = (RANDOM, "moco_v2", "simsiam", "dupr", "dense_siam")
+FOUND = "found"  # the kind of a run that scores a pretrained detector as it is
 
-
-@dataclass(frozen=True, kw_only=True)
-class Scale:
-    """A network and its recipes.
-
-    Args:
-        pretrain: config of each method.
-        changes: overrides of a method's config.
-        finetune: config of the detector.
-        size: pixels of a view, unless asked for otherwise.
-        edges: target -> short and long side that the detector sees; None leaves the recipe's.
-        workers: loading processes of a run; None leaves the recipe's.
-        probed: side at which the sensitivity is measured.
-        note: in the table's heading.
-        rates: where the rates of the pretrainings come from, under the table.
-        scaled: whether a recipe's rate is multiplied by the batch over the recipe's own.
-    """
-
-    pretrain: dict[str, str]
-    changes: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    finetune: str
-    size: int
-    edges: dict[str, tuple[int, int] | None]
-    workers: int | None
-    probed: int
-    note: str = ""
-    rates: str
-    scaled: bool
-
-
-SCALES = {
-    "quickstart": Scale(
-        pretrain={
-            "moco_v2": "configs/quickstart/pretrain_moco.py",
-            "simsiam": "configs/quickstart/pretrain_simsiam.py",
-            "dupr": "configs/quickstart/pretrain_dupr.py",
-            "dense_siam": "configs/quickstart/pretrain_dense_siam.py",
-        },
-        finetune="configs/quickstart/finetune.py",
-        size=96,
-        # of bccd 320x240 pixels with cells of about 50 and platelets of 15
-        edges={"toy": None, "bccd": (120, 160)},
-        workers=0,
-        probed=128,
-        rates="those of the quickstart recipes, set by hand, the same at any batch",
-        scaled=False,
-    ),
-    "resnet50": Scale(
-        pretrain={
-            "moco_v2": "configs/pretrain/moco_v2/imagenet_r50_200ep.py",
-            "simsiam": "configs/pretrain/simsiam/imagenet_r50_100ep.py",
-            "dupr": "configs/pretrain/dupr/imagenet_r50_200ep.py",
-            "dense_siam": "configs/pretrain/dense_siam/imagenet_r50_200ep.py",
-        },
-        # Banks below the number of images, and a momentum for hundreds of steps.
-        changes={
-            "moco_v2": ("model.queue_size=1024", "model.momentum=0.99"),
-            "dupr": (
-                "model.queue_size=1024",
-                "model.patch_queue_size=4096",
-                "model.momentum=0.99",
-            ),
-        },
-        finetune="configs/finetune/voc/faster_rcnn_r50_c4_24k.py",
-        size=224,
-        edges={"toy": (256, 256), "bccd": (240, 320)},
-        workers=None,
-        probed=224,
-        note="ResNet-50, ",
-        rates="each method's recipe's, times the batch over the recipe's batch",
-        scaled=True,
-    ),
-}
 # Where a run lies, how fast it loads and how often it looks do not decide what comes out.
 IRRELEVANT = {"num_workers", "output_dir", "eval_period", "log_period", "pictures", "checkpointer"}
 
@@ -97,16 +23,17 @@ class Run:
     """One call of `train_net.py`.
 
     Args:
-        kind: "pretrain" or "finetune".
-        method: whose backbone it is.
+        kind: "pretrain", "finetune", "heads" (only they are trained) or "found" (nothing is).
+        method: whose weights it starts from.
         seed: of the run.
         config: path of the config.
         overrides: `key=value`, all that decides the result.
         quiet: `key=value` that do not decide it (loading workers, periods).
         budget: the row group of the table.
         rates: where the rates of the budget come from.
-        target: data set of a finetuning.
+        target: data set of a finetuning, or the group of targets of a pretraining.
         start: the pretraining whose export is loaded.
+        boxes: store of the boxes that a pretraining learns from; its hash stands in the ledger.
     """
 
     kind: str
@@ -119,6 +46,11 @@ class Run:
     rates: str = ""
     target: str = ""
     start: "Run | None" = None
+    boxes: Path | None = None
+
+    @property
+    def scored(self) -> bool:
+        return self.kind != "pretrain"
 
     @property
     def name(self) -> str:
@@ -154,78 +86,7 @@ def _without(node: Any, names: set[str]) -> Any:
     return [_without(v, names) for v in node] if isinstance(node, list) else node
 
 
-def build_chains(options: argparse.Namespace, targets: dict[str, list[str]]) -> list[list[Run]]:
-    """For each seed and method its pretraining and what follows; seeds outermost, so that a partial
-    table compares equals."""
-    scale = SCALES[options.scale]
-    quiet = ["train.pictures=0", "train.log_period=50"]
-    scoring = ["train.eval_period=0", "train.checkpointer.period=200"]
-    if scale.workers is not None:
-        quiet.append(f"dataloader.train.num_workers={scale.workers}")
-        scoring.append(f"dataloader.test.num_workers={scale.workers}")
-    budget = (
-        f"{scale.note}{options.steps} steps of {options.batch} images at {options.size} px from "
-        f"{_short(options.unlabeled)}; finetuned {options.finetune_steps} steps on "
-        f"{options.labels} labelled images"
-    )
-    chains = []
-    for seed in options.seeds:
-        for method in options.methods:
-            common: dict[str, Any] = {"method": method, "seed": seed, "budget": budget}
-            common["rates"] = scale.rates
-            chain = []
-            if method != RANDOM:
-                rate = options.lr.get(method)
-                if rate is None and scale.scaled:
-                    rate = scaled_rate(scale.pretrain[method], options.batch)
-                overrides = [
-                    f"dataloader.train.dataset.names={options.unlabeled}",
-                    f"dataloader.train.mapper.size={options.size}",
-                    f"dataloader.train.total_batch_size={options.batch}",
-                    f"train.max_iter={options.steps}",
-                    f"train.seed={seed}",
-                    *scale.changes.get(method, ()),
-                    *([f"optimizer.lr={rate}"] if rate is not None else []),
-                ]
-                chain.append(
-                    Run(
-                        kind="pretrain",
-                        config=scale.pretrain[method],
-                        overrides=tuple(overrides),
-                        quiet=(*quiet, "train.checkpointer.period=200"),
-                        **common,
-                    )
-                )
-            for target, changes in targets.items():
-                overrides = [
-                    *changes,
-                    f"dataloader.train.dataset.subset={options.labels}@seed{seed}+every_class",
-                    f"train.max_iter={options.finetune_steps}",
-                    f"train.seed={seed}",
-                ]
-                run = Run(
-                    kind="finetune",
-                    target=target,
-                    config=scale.finetune,
-                    overrides=tuple(overrides),
-                    quiet=(*quiet, *scoring),
-                    start=chain[0] if method != RANDOM else None,
-                    **common,
-                )
-                chain.append(run)
-            chains.append(chain)
-    return chains
-
-
-@cache
-def scaled_rate(config: str, batch: int) -> float:
-    """A recipe's rate by the linear rule: proportional to the batch (arXiv:1706.02677)."""
-    tree = load_config(str(ROOT / config), [])
-    own = tree.dataloader.train.total_batch_size
-    return float(f"{tree.optimizer.lr * batch / own:.6g}")
-
-
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
     """A data set by its name, a folder by its last two parts: tables travel, paths do not."""
     prefix, colon, path = name.partition(":")
     return f"{prefix}:{'/'.join(Path(path).parts[-2:])}" if colon and "/" in path else name

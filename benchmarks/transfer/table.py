@@ -4,8 +4,9 @@ from collections.abc import Iterable, Sequence
 from statistics import mean, stdev
 from typing import Any
 
+from .backbones import METHODS, SCALES
 from .ledger import Ledger
-from .runs import METHODS, RANDOM, SCALES
+from .runs import RANDOM
 
 
 def table(ledger: Ledger) -> str:
@@ -40,21 +41,21 @@ def _one_table(scores: list[dict[str, Any]], others: list[dict[str, Any]]) -> st
     rows = sorted(
         {(e["method"], e["lr"]) for e in scores}, key=lambda row: (order[row[0]], row[1] or 0)
     )
-    lines = [_line(head), _line(["---"] * len(head))]
+    lines = [line(head), line(["---"] * len(head))]
     for method, rate in rows:
         cells = [method, f"{rate:g}" if rate is not None else ""]
         for target in targets:
             own = _by_seed(scores, method, rate, target)
             base = _by_seed(scores, RANDOM, None, target)
             gains = [own[s]["AP"] - base[s]["AP"] for s in own if s in base and method != RANDOM]
-            cells.append(_spread(r["AP"] for r in own.values()))
-            cells.append(_spread(r["AP50"] for r in own.values()))
-            cells.append(_spread(gains, sign="+"))
+            cells.append(spread(r["AP"] for r in own.values()))
+            cells.append(spread(r["AP50"] for r in own.values()))
+            cells.append(spread(gains, sign="+"))
         mine = [e for e in others if (e["method"], e["lr"]) == (method, rate)]
-        cells.append(_spread((e["slope"] for e in mine if e["kind"] == "slope"), digits=3))
+        cells.append(spread((e["slope"] for e in mine if e["kind"] == "slope"), digits=3))
         whole = [e["seconds"] for e in mine if e["kind"] == "pretrain" and not e["resumed"]]
         cells.append(f"{mean(whole):.0f}" if whole else "")
-        lines.append(_line(cells))
+        lines.append(line(cells))
     return "\n".join(lines)
 
 
@@ -66,7 +67,7 @@ def _by_seed(
     return {e["seed"]: e["result"] for e in scores if (e["method"], e["lr"], e["target"]) == wanted}
 
 
-def _spread(values: Iterable[float], *, sign: str = "", digits: int = 1) -> str:
+def spread(values: Iterable[float], *, sign: str = "", digits: int = 1) -> str:
     found = list(values)
     if not found:
         return ""
@@ -76,5 +77,5 @@ def _spread(values: Iterable[float], *, sign: str = "", digits: int = 1) -> str:
     return f"{text} ({len(found)})"
 
 
-def _line(cells: Sequence[str]) -> str:
+def line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"

@@ -9,13 +9,25 @@ from typing import Any
 
 from d2_unsupdet.checkpoint.files import write_json
 from d2_unsupdet.data import catalog
+from d2_unsupdet.priors import PriorStore
 
-from .runs import ROOT, SCALES, Run
+from .backbones import SCALES
+from .runs import ROOT, Run
 
 
-def bccd_places(given: Path | None) -> list[Path]:
-    """Where bccd may be: what was asked for, else the root of data sets, else beside the clone."""
-    return [given] if given else [catalog.datasets_root() / "bccd", ROOT / "../shared/data/bccd"]
+def places(name: str, given: Path | None) -> list[Path]:
+    """Where a folder may be: what was asked for, else the data sets' root, else beside the clone."""
+    return [given] if given else [catalog.datasets_root() / name, ROOT / "../shared/data" / name]
+
+
+def find(name: str, given: Path | None, inside: str) -> Path | None:
+    """The first of its places that has `inside`; where there is none, that is said."""
+    possible = places(name, given)
+    for place in possible:
+        if (place / inside).exists():
+            return place.resolve()
+    print(f"left out: {name}, which is not in '{possible[0]}' (--{name.removeprefix('playing_')})")
+    return None
 
 
 def bccd_overrides(folder: Path, output: Path) -> list[str]:
@@ -34,15 +46,20 @@ def bccd_overrides(folder: Path, output: Path) -> list[str]:
     ]
 
 
-def resized(short: int, long: int) -> list[str]:
-    """Overrides of the sides that the detector sees."""
-    first = "mapper.augmentations.0"
+def cards_overrides(folder: Path) -> list[str]:
+    """Its own training and test images."""
+    data = "dataloader.{}.dataset.names=coco:{}@{}"
     return [
-        f"dataloader.train.{first}.short_edge_length=[{short}]",
-        f"dataloader.train.{first}.max_size={long}",
-        f"dataloader.test.{first}.short_edge_length={short}",
-        f"dataloader.test.{first}.max_size={long}",
+        data.format(part, folder / f"annotations/{part}.json", folder / "images")
+        for part in ("train", "test")
     ]
+
+
+def resized(part: str, short: int, long: int) -> list[str]:
+    """Overrides of the sides that the detector sees in "train" or "test"."""
+    first = f"dataloader.{part}.mapper.augmentations.0"
+    wanted = f"[{short}]" if part == "train" else f"{short}"
+    return [f"{first}.short_edge_length={wanted}", f"{first}.max_size={long}"]
 
 
 def choose_targets(options: argparse.Namespace) -> dict[str, list[str]]:
@@ -56,14 +73,13 @@ def choose_targets(options: argparse.Namespace) -> dict[str, list[str]]:
             own = options.scale == "quickstart"
             found[name] = [f"{test}:images=8"] if options.quick else [] if own else [train, test]
         else:
-            places = bccd_places(options.bccd)
-            there = [p for p in places if (p / "annotations" / "train.json").is_file()]
-            if not there:
-                print(f"left out: bccd, which is not in '{places[0]}' (--bccd)")
+            folder = find("bccd", options.bccd, "annotations/train.json")
+            if folder is None:
                 continue
-            found[name] = bccd_overrides(there[0].resolve(), options.output)
+            found[name] = bccd_overrides(folder, options.output)
         edges = SCALES[options.scale].edges[name]
-        found[name] += resized(*edges) if edges else []
+        for part in ("train", "test") if edges else ():
+            found[name] += resized(part, *edges)
     return found
 
 
@@ -76,7 +92,10 @@ def data_of(run: Run) -> dict[str, str]:
     loaders: dict[str, Any] = run.config_tree["dataloader"]
     parts = (loaders.get(part) for part in ("train", "test"))
     names = [n for part in parts if part for n in catalog.split_names(part["dataset"]["names"])]
-    return {n: fingerprint(n) for n in names if ":" in n and not n.startswith("toy_")}
+    found = {n: fingerprint(n) for n in names if ":" in n and not n.startswith("toy_")}
+    if run.boxes is not None:
+        found["boxes"] = PriorStore(run.boxes).open().sha256
+    return found
 
 
 @cache

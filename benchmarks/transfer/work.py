@@ -1,4 +1,4 @@
-"""Doing the runs: processes, chains beside each other, and the sensitivity of what came out."""
+"""Doing the runs: processes, and chains beside each other."""
 
 import json
 import math
@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from d2_unsupdet.analysis.runs import read_run
+from d2_unsupdet.checkpoint.files import write_json
 from d2_unsupdet.errors import UserError
 
 from .ledger import Ledger
-from .runs import RANDOM, ROOT, Run
+from .runs import FOUND, RANDOM, ROOT, Run
 from .targets import data_of
 
 Runner = Callable[[Sequence[str], Path], None]
@@ -112,20 +114,18 @@ class Benchmark:
     def do(self, run: Run) -> None:
         """Run unless the ledger has it; resume what was begun."""
         key, folder = run.key(), self.folder(run)
-        kept = run.kind == "finetune" or self.weights(run).exists()
+        kept = run.scored or self.weights(run).exists()
         if key in self.ledger.runs and kept:
             self.compare(run)
             return
         summary, begun, start = folder / "summary.json", folder.exists(), time.monotonic()
         if not summary.exists():
             print(f"{'resumed' if begun else 'started':8} {run.name}", flush=True)
-            arguments = ["--config-file", run.config, "--resume", *run.overrides, *run.quiet]
-            arguments.append(f"train.output_dir={folder}")
-            if run.start is not None:
-                arguments.append(f"train.init_checkpoint={self.weights(run.start)}")
-            self.runner(arguments, folder / "console.txt")
+            self.runner(self.arguments(run), folder / "console.txt")
+            if run.kind == FOUND and not summary.exists():
+                summarize(folder / "console.txt", summary, time.monotonic() - start)
         seconds = time.monotonic() - start
-        content, result = read_summary(summary, scored=run.kind == "finetune")
+        content, result = read_summary(summary, scored=run.scored)
         entry: dict[str, Any] = {
             "kind": run.kind,
             "method": run.method,
@@ -134,6 +134,9 @@ class Benchmark:
             "budget": run.budget,
             "rates": run.rates,
             "lr": (run.start or run).learning_rate if run.method != RANDOM else None,
+            "own_lr": run.learning_rate,
+            "steps": run.config_tree["train"]["max_iter"],
+            "curve": read_curve(folder),
             "digest": run.digest,
             "config": run.config,
             "overrides": list(run.overrides),
@@ -145,8 +148,19 @@ class Benchmark:
             "commit": self.commit,
         }
         self.ledger.add(key, entry)
-        scores = " ".join(f"{k} {entry['result'][k]:.1f}" for k in ("AP", "AP50") if run.target)
+        scores = " ".join(f"{k} {entry['result'][k]:.1f}" for k in ("AP", "AP50") if run.scored)
         print(f"finished {run.name}: {entry['seconds']:.0f} s {scores}", flush=True)
+
+    def arguments(self, run: Run) -> list[str]:
+        """Of `train_net.py`."""
+        mode = "--eval-only" if run.kind == FOUND else "--resume"
+        arguments = ["--config-file", run.config, mode, *run.overrides, *run.quiet]
+        arguments.append(f"train.output_dir={self.folder(run)}")
+        if run.start is not None:
+            whole = self.folder(run.start) / "model_final.pth"
+            weights = whole if run.kind == FOUND else self.weights(run.start)
+            arguments.append(f"train.init_checkpoint={weights}")
+        return arguments
 
     def compare(self, run: Run) -> None:
         """Say so if the files of a finished run are others by now."""
@@ -158,6 +172,22 @@ class Benchmark:
                     "that of the old files, another --output starts anew",
                     flush=True,
                 )
+
+
+def summarize(console: Path, summary: Path, seconds: float) -> None:
+    """The scores that `--eval-only` printed last, as a run leaves them."""
+    text = console.read_text(errors="replace")
+    try:
+        result = json.loads(text[text.rindex("\n{\n") :])
+    except ValueError as error:
+        raise RuntimeError(f"it printed no scores ({error}); all of it: {console}") from error
+    write_json(summary, {"result": result, "seconds": seconds})
+
+
+def read_curve(folder: Path) -> list[tuple[int, float]]:
+    """(steps, AP) at every evaluation of a run."""
+    points = read_run(folder).curves.get("bbox/AP", []) if folder.is_dir() else []
+    return [(iteration + 1, round(value, 3)) for iteration, value in points]
 
 
 def read_summary(path: Path, *, scored: bool) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -178,34 +208,3 @@ def read_summary(path: Path, *, scored: bool) -> tuple[dict[str, Any], dict[str,
 
 def _number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
-
-
-def measure_slopes(
-    benchmark: Benchmark, chains: Sequence[Sequence[Run]], *, images: int, side: int
-) -> None:
-    """Spatial sensitivity of every finished backbone: of res4, on objects of toy_val, by IoU.
-
-    A random backbone takes the architecture of a pretrained one, so it needs one to be there.
-    """
-    from d2_unsupdet.analysis.samples import read_samples
-    from d2_unsupdet.analysis.sensitivity import sensitivity
-    from d2_unsupdet.checkpoint.backbone import load_resnet
-
-    sources = {}
-    for chain in chains:
-        first = chain[0]
-        if first.kind == "pretrain" and benchmark.weights(first).exists():
-            sources[f"slope-{first.key()}"] = (first, str(benchmark.weights(first)), 0)
-    some = next(iter(sources.values()), None)
-    for chain in chains:
-        if chain[0].method == RANDOM and some is not None:
-            seed = chain[0].seed
-            key = f"slope-random-seed{seed}-{some[0].budget}"
-            sources[key] = (chain[0], f"{RANDOM}:{some[1]}", seed)
-    todo = {key: found for key, found in sources.items() if key not in benchmark.ledger.runs}
-    samples = read_samples("toy_val", images, seed=0, boxes=True) if todo else []
-    for key, (run, source, seed) in todo.items():
-        found = sensitivity(load_resnet(source, seed=seed), samples, level="res4", side=side)
-        rate = run.learning_rate if run.kind == "pretrain" else None
-        about = {"method": run.method, "seed": run.seed, "budget": run.budget, "lr": rate}
-        benchmark.ledger.add(key, {"kind": "slope", **about, "slope": found.slope})

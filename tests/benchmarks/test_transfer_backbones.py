@@ -25,7 +25,7 @@ def bench():
     """Everything in the benchmark's modules, found as its script finds them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "benchmarks"))
-        names = ("runs", "targets", "ledger", "work", "table", "command")
+        names = ("runs", "backbones", "targets", "ledger", "work", "slopes", "table", "command")
         modules = [importlib.import_module(f"transfer.{name}") for name in names]
     return SimpleNamespace(**{k: v for module in modules for k, v in vars(module).items()})
 

@@ -64,8 +64,8 @@ def chain(
     """The runs of one method."""
     budget = (
         f"{options.steps} steps of {options.batch} images at 96 px from "
-        f"{short_name(data.pretrain[group])}; finetuned {options.finetune_steps} steps (heads only: "
-        f"{options.heads_steps}) on {options.labels} labelled images"
+        f"{short_name(data.pretrain[group])}; finetuned {options.finetune_steps} steps, "
+        f"heads alone {options.heads_steps}, on {options.labels} labelled images"
     )
     common: dict[str, Any] = {"method": method, "seed": seed, "budget": budget, "rates": RATES}
     made: list[Run] = []

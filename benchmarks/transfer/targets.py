@@ -16,7 +16,7 @@ from .runs import ROOT, Run
 
 
 def places(name: str, given: Path | None) -> list[Path]:
-    """Where a folder may be: what was asked for, else the data sets' root, else beside the clone."""
+    """Where it may be: what was asked for, else the data sets' root, else beside the clone."""
     return [given] if given else [catalog.datasets_root() / name, ROOT / "../shared/data" / name]
 
 

@@ -316,8 +316,9 @@ def test_bad_input(bench, tmp_path, capsys):
 
 def test_bccd_is_looked_for_under_the_data_root_first(bench, tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    assert bench.bccd_places(None)[0] == tmp_path / "bccd" and len(bench.bccd_places(None)) == 2
-    assert bench.bccd_places(tmp_path / "there") == [tmp_path / "there"]
+    assert bench.places("bccd", None)[0] == tmp_path / "bccd"
+    assert len(bench.places("bccd", None)) == 2
+    assert bench.places("bccd", tmp_path / "there") == [tmp_path / "there"]
     make_bccd(tmp_path)
     options = bench.parse(["--output", str(tmp_path), "--targets", "bccd"])
     (overrides,) = bench.choose_targets(options).values()

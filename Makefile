@@ -2,6 +2,7 @@
 #
 #   make quickstart              pretrain, finetune, evaluate and report on the embedded data
 #   make quickstart DATA=/path   the same, pretrained on a folder of your images
+#   make quickstart-backbone     the same with a backbone alone: MoCo v2, then a Faster R-CNN
 #   make test                    the quick tests      (make test-slow: the long ones)
 #   make test PYTHON=/path/bin/python3                use (and install into) this interpreter
 #
@@ -27,7 +28,7 @@ endif
 STAMP := $(PREFIX)/.d2_unsupdet$(subst /,-,$(CURDIR)).stamp
 INPUTS := setup.py constraints.txt d2_unsupdet/detectron2_edits.py d2_unsupdet/install_detectron2.py
 
-.PHONY: quickstart test test-slow lint format types bench setup
+.PHONY: quickstart quickstart-backbone test test-slow lint format types bench setup
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -50,6 +51,9 @@ $(STAMP): $(INPUTS)
 
 quickstart: setup
 	"$(PY)" tools/quickstart.py $(if $(DATA),--data "$(DATA)")
+
+quickstart-backbone: setup
+	"$(PY)" tools/quickstart.py --backbone $(if $(DATA),--data "$(DATA)")
 
 test: setup
 	"$(PY)" -m pytest -q -n $(WORKERS) --dist loadfile

@@ -1,0 +1,4 @@
+# The small Deformable DETR on 50 labelled embedded images from random weights, at its own rate.
+from .finetune_detector import dataloader, lr_multiplier, model, optimizer, train
+
+train.output_dir = "output/quickstart/scratch"

@@ -17,6 +17,7 @@ from torchvision.ops import roi_align
 from d2_unsupdet.detectors.boxes import full_precision
 from d2_unsupdet.detectors.detr import DETR
 from d2_unsupdet.detectors.structures import Encoded, Features
+from d2_unsupdet.errors import UserError
 from d2_unsupdet.metrics import log_metric
 from d2_unsupdet.pretext.box_jitter import jitter_boxes
 from d2_unsupdet.pretext.box_pretext import Losses, Sample, field, name_of
@@ -127,6 +128,13 @@ class SiameseDETR(RegionPretext):
         if self.projector is None or self.predictor is None:
             return {}
         views = self.global_features(encoded).chunk(2)
+        alone = len(views[0]) == 1 and isinstance(self.projector[1], nn.BatchNorm1d)
+        if alone and self.training:
+            raise UserError(
+                "A batch norm cannot tell one image a process apart from itself: raise "
+                "dataloader.train.total_batch_size, set train.sync_bn=True for several processes, "
+                "or leave global discrimination out with model.global_weight=0."
+            )
         # View by view: batch norm sees one kind of image at a time, as in the original.
         projected = [self.projector(view) for view in views]
         predicted = [self.predictor(view) for view in projected]

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from d2_unsupdet.errors import UserError
 from tests.pretext.test_box_pretext import CALM, seen_by
 from tests.pretext.tiny_boxes import REGIONS, batch_for, tiny_pretext
 
@@ -138,3 +139,10 @@ def test_both_discriminations_can_be_left_out():
     assert model.projector is None and model.predictor is None and model.feature_head is None
     names = set(model(batch_for("siamese_detr")))
     assert names == {f"loss_{k}{s}" for k in ("ce", "bbox", "giou") for s in ("", "_0")}
+
+
+def test_a_batch_of_one_image_is_refused_unless_nothing_normalises_over_it():
+    with pytest.raises(UserError, match="one image a process.*model.global_weight=0"):
+        tiny_pretext("siamese_detr", "detr").train()(batch_for("siamese_detr", 1))
+    free = tiny_pretext("siamese_detr", "detr", global_weight=0.0).train()
+    assert all(torch.isfinite(v) for v in free(batch_for("siamese_detr", 1)).values())

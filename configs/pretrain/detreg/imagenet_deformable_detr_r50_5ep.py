@@ -1,7 +1,10 @@
 """DETReg on ImageNet, 5 epochs (arXiv:2106.04550): Deformable DETR, selective search.
 
 train.init_checkpoint= takes the ResNet-50 that stays frozen; the paper's is SwAV's of 800 epochs.
-The boxes come from a store, with several of selective search's random orders an image.
+The boxes come from a store, with several of selective search's random orders an image:
+
+python tools/extract_priors.py --dataset imagenet_train --source selective-search:orders=4 \\
+    --out output/priors/imagenet_train_selective_search
 """
 
 from detectron2.config import LazyCall as L

@@ -1,6 +1,7 @@
-"""DETReg of a small Deformable DETR on the embedded images, from random weights.
+"""DETReg of a small Deformable DETR on the embedded images, from random weights. Its boxes first:
 
-Its boxes have to be stored first: docs/priors.md.
+python tools/extract_priors.py --dataset toy_unlabeled --out output/priors/toy_unlabeled \\
+    --source selective-search:ranked=contrast,side=[0.06,0.75],most_aspect=3.5
 """
 
 from detectron2.config import LazyCall as L

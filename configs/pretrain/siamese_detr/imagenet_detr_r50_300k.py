@@ -1,7 +1,10 @@
 """Siamese DETR on ImageNet, 300,000 steps of 256 images (arXiv:2303.18144): DETR, 100 queries.
 
 train.init_checkpoint= takes the ResNet-50 that stays frozen; the paper's is SwAV's of 800 epochs.
-model.global_weight=3 model.feature_weight=10 is what the supplement's text says.
+model.global_weight=3 model.feature_weight=10 is what the supplement's text says. The boxes first:
+
+python tools/extract_priors.py --dataset imagenet_train --source edge-boxes:model=model.yml.gz \\
+    --out output/priors/imagenet_train_edge_boxes
 """
 
 from detectron2.config import LazyCall as L

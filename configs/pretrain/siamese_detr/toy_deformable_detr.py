@@ -1,6 +1,9 @@
 """Siamese DETR of a small Deformable DETR on the embedded images, from random weights.
 
-Its boxes have to be stored first: docs/priors.md.
+Its boxes first:
+
+python tools/extract_priors.py --dataset toy_unlabeled --out output/priors/toy_unlabeled \\
+    --source selective-search:ranked=contrast,side=[0.06,0.75],most_aspect=3.5
 """
 
 from detectron2.config import LazyCall as L

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from d2_unsupdet.checkpoint.checkpointer import newest_weights
 from d2_unsupdet.checkpoint.files import read_weights
 from d2_unsupdet.checkpoint.formats import detect
+from d2_unsupdet.checkpoint.pretext_view import TEACHER, is_wrapped
 from d2_unsupdet.checkpoint.resnet import COUNTER, bare_name
 from d2_unsupdet.errors import UserError
 
@@ -238,6 +239,8 @@ def bare_state(source: str, state: Mapping[str, Tensor]) -> State:
     """The ResNet's tensors under Detectron2's bare names, without step counters."""
     layout = detect(state)
     kept = [n for n in state if not layout.drop_reason(n) and not n.endswith(COUNTER)]
+    if is_wrapped(state):  # a box pretext: the detector that learns, not its teacher
+        kept = [name for name in kept if not name.startswith(TEACHER)]
     names = {name: bare for name in kept if (bare := bare_name(layout.to_hub(name)))}
     names = {name: bare for name, bare in names.items() if not bare.startswith(_EXTRA_NORM)}
     twice = [bare for bare, count in Counter(names.values()).items() if count > 1]

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from d2_unsupdet.checkpoint.detr_names import LOST_PARTS, OFFICIAL, PREFIX, arrange_heads
+from d2_unsupdet.checkpoint.detr_names import BACKBONE, LOST_PARTS, OFFICIAL, PREFIX, arrange_heads
 from d2_unsupdet.checkpoint.layout import Arranged, Format, Rules, State, apply_rules
 from d2_unsupdet.errors import UserError
 
@@ -31,6 +31,7 @@ _IS_OWN = re.compile(
     r"(patch2query|feature_align|feature_embed|pred_head\.feature_align|"
     r"enc_head\.0\.(projector|predictor)\.mlp)\."
 )
+_BACKBONE: Rules = ((r"^backbone\.(?=conv1|bn1|layer\d)", "backbone.0.body."), *BACKBONE)
 _SPLIT = ("query_embed.weight", "transformer.tgt_embed.weight")
 _JOINED = "query_source.embed.weight"
 _CLASS = re.compile(r"heads\.classes\.\d+\.(weight|bias)")
@@ -113,7 +114,7 @@ def arrange_pretext(state: Mapping[str, Tensor]) -> Arranged:
 
 def _as_detector(name: str, layout: str) -> str:
     """A name of Siamese DETR's repository as the detector's own has it."""
-    name = re.sub(r"^backbone\.(?!0\.)", "backbone.0.body.", name)
+    name = apply_rules(_BACKBONE[:1], name)
     name = re.sub(r"^pred_head\.(class|bbox)_embed\.", r"\1_embed.", name)
     if layout == "deformable_detr":  # one head for all layers, where the detector's files have six
         name = re.sub(r"^(class|bbox)_embed\.(?!\d)", r"\1_embed.0.", name)
@@ -147,6 +148,7 @@ def _layout(name: str, about: str, marks: tuple[str, ...], lacks: tuple[str, ...
         lacks=tuple(PREFIX + mark for mark in lacks),
         prefix=PREFIX,
         drops=(*LOST_PARTS, (r"pred_head\.criterion\.", "loss weights")),
+        renames=_BACKBONE,  # what is not a backbone's has our names when it is arranged
         detector=True,
         arrange=arrange_pretext,
     )

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from d2_unsupdet.checkpoint import convert, detect, read_weights
+from d2_unsupdet.checkpoint.backbone import bare_state
 from d2_unsupdet.checkpoint.formats import FORMATS
 from d2_unsupdet.errors import UserError
 from tests.checkpoint.test_detr_convert import GOLDEN, TOOL
@@ -175,6 +176,13 @@ def test_what_is_cut_off_or_foreign_is_named():
     with pytest.raises(UserError, match="A file of deformable_detr is none of a box pretext"):
         convert(convert(state, target="detr")[0] | {"class_embed.weight": torch.ones(3, 256)},
                 "deformable_detr", "pretext")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_backbone_alone_is_found_too(name):
+    bare, (hub, _) = bare_state("a file", official(name)), convert(official(name))
+    assert len(bare) == 265
+    assert all(torch.equal(tensor, hub[f"backbone.{key}"]) for key, tensor in bare.items())
 
 
 def test_the_tool_writes_a_pretext(tmp_path, monkeypatch, capsys):

@@ -7,6 +7,7 @@ import torch
 from detectron2.config import LazyConfig, instantiate
 
 from d2_unsupdet.checkpoint import convert, export_weights, load_weights
+from d2_unsupdet.checkpoint.backbone import bare_state
 from d2_unsupdet.errors import UserError
 from tests.checkpoint.test_pretext_convert import official
 from tests.detectors.tiny import MODELS, NAMES, tiny_detr
@@ -116,12 +117,16 @@ def test_half_an_export_is_refused():
 @pytest.mark.parametrize("freeze_at", [0, 5])
 def test_a_checkpoint_of_a_pretext_starts_the_same_and_the_detector(freeze_at):
     model = changed(tiny_pretext("siamese_detr", "conditional_detr", freeze_at=freeze_at))
+    with torch.no_grad():
+        model.detector.backbone.stem.conv1.weight.add_(1)  # it has learned, its teacher has not
     state = model.state_dict()
     same = tiny_pretext("siamese_detr", "conditional_detr", freeze_at=freeze_at)
     report = load_weights(same, state, allow_missing=())
     assert not report.new and report.full_coverage
     mine = {n for n in state if not n.startswith("teacher.")}
     assert mine <= equal(same, state, "")
+    found = bare_state("a file", state)  # of the detector, not of its teacher
+    assert equal(model.detector.backbone, found, "") == found.keys()
     detector = tiny_detr("conditional_detr", classes=5)
     report = load_weights(detector, state)
     assert equal(detector, model.export(), "") == model.export().keys()

@@ -46,7 +46,11 @@ def extract(
     """
     job.open()
     with tqdm(
-        total=len(job.records), initial=job.images_done(), unit="image", disable=not progress
+        total=len(job.records),
+        initial=job.images_done(),
+        unit="image",
+        mininterval=1,
+        disable=not progress,
     ) as bar:
         while not job.is_published():
             if job.is_claimable():

@@ -1,14 +1,12 @@
-"""One immutable set of boxes of a data set: found by key, read through memory maps.
+"""One immutable set of boxes of a data set: found by key in a memory-mapped index.
 
-Files are opened at the first use in each process, so a `Generation` can be pickled and forked. Each
-piece is compared with its hash when it is read: a corrupted byte is an error, never a wrong box.
+Nothing is opened before its first use in each process, so a `Generation` can be pickled and forked.
+Each piece is compared with its hash when it is read: a wrong byte is an error, never a wrong box.
 """
 
 import hashlib
 import json
-import mmap
 import os
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +21,6 @@ from d2_unsupdet.priors.shard_file import COLUMNS, Table, damaged, decode, piece
 
 MANIFEST, FILES, INDEX = "manifest.json", "files.json", "index.bin"
 INDEX_COLUMNS = {**COLUMNS, "shard": np.dtype("<u4")}
-_OPEN_SHARDS = 64  # each keeps a file descriptor, and ImageNet has more shards than a process may
 
 
 class Generation:
@@ -42,7 +39,6 @@ class Generation:
     def __init__(self, folder: Path, root: str | None = None) -> None:
         self.folder = Path(folder)
         self.root = root
-        self._maps: OrderedDict[int, mmap.mmap] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
         return {"folder": self.folder, "root": self.root}
@@ -105,9 +101,10 @@ class Generation:
         key = Key(int(table["high"][row]), int(table["low"][row]))
         shard, count = int(table["shard"][row]), int(table["count"][row])
         start, size = int(table["offset"][row]), int(table["size"][row])
-        piece = self._shard(shard)[start : start + size]
+        path = self.folder / self.files["shards"][shard]["name"]
+        piece = _read_piece(path, start, size)
         if piece_digest(key, count, piece) != table["digest"][row].tobytes():
-            raise damaged(self.folder / self.files["shards"][shard]["name"], f"at byte {start}")
+            raise damaged(path, f"at byte {start}")
         manifest = self.manifest
         return decode(piece, count, orders=manifest["orders"], kinds=manifest["kinds"])
 
@@ -146,16 +143,15 @@ class Generation:
             raise damaged(path, "it does not lead to the content that the manifest names")
         return table
 
-    def _shard(self, shard: int) -> mmap.mmap:
-        found = self._maps.get(shard)
-        if found is None:
-            with open(self.folder / self.files["shards"][shard]["name"], "rb") as file:
-                found = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            self._maps[shard] = found
-            if len(self._maps) > _OPEN_SHARDS:
-                self._maps.popitem(last=False)[1].close()
-        self._maps.move_to_end(shard)
-        return found
+
+def _read_piece(path: Path, start: int, size: int) -> bytes:
+    """Opened for each piece: a process may not have as many files open as ImageNet has shards."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            file.seek(start)
+            return file.read(size)
+    except OSError as error:
+        raise damaged(path, str(error)) from error
 
 
 def _size(record: Mapping[str, Any] | str) -> tuple[int, int]:

@@ -7,6 +7,7 @@ embedded data's. So a store can move with its images, and same-named files in tw
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,5 +59,11 @@ def common_root(records: Iterable[Mapping[str, Any]]) -> str | None:
 
 
 def _below(path: str, root: str | os.PathLike) -> str | None:
-    start = os.path.abspath(os.path.expanduser(root)).rstrip(os.sep) + os.sep
-    return Path(path[len(start) :]).as_posix() if path.startswith(start) else None
+    start = _start(os.fspath(root), os.getcwd())
+    return path[len(start) :].replace(os.sep, "/") if path.startswith(start) else None
+
+
+@cache
+def _start(root: str, _here: str) -> str:
+    """With a separator at its end; relative roots depend on the current folder."""
+    return os.path.abspath(os.path.expanduser(root)).rstrip(os.sep) + os.sep

@@ -193,6 +193,7 @@ def _panel(record: Record, found: Found, size: tuple[int, int], most: int) -> np
         add_box(pen, box.tolist(), (255, 255, 255), 1)
     boxes = found.scaled(size[0] * scale, size[1] * scale).boxes[:most]
     for rank in reversed(range(len(boxes))):
-        add_box(pen, boxes[rank].tolist(), (255, 210, 0) if rank else (230, 60, 40), 1)
+        color = (255, 210, 0) if rank else (255, 60, 40)
+        add_box(pen, boxes[rank].tolist(), color, 1 if rank else 2)
     name = os.path.basename(os.fspath(record["file_name"]))
     return titled(np.asarray(picture), f"{name}  {len(found)}")

@@ -102,7 +102,7 @@ def lookup_in_child(generation, record, answers):
 def test_an_open_generation_crosses_processes(tmp_path, method):
     generation = write(tmp_path / "store", tmp_path / "images").open()
     record = records(tmp_path / "images")[1]
-    expected = len(generation.lookup(record, *SIZE))  # its maps are open now
+    expected = len(generation.lookup(record, *SIZE))  # its index is open now
     if method == "spawn":
         assert len(pickle.loads(pickle.dumps(generation)).lookup(record, *SIZE)) == expected
         return

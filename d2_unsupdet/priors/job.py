@@ -65,17 +65,22 @@ class Job:
     def open(self) -> None:
         """Create the folder, or join what others began; other settings there are an error."""
         self.store.create()
+        asked = self._description()
         if self.is_published():
+            self._compare(asked, self.store.folder(self.generation) / JOB)
             return
         (self.folder / CLAIMS).mkdir(parents=True, exist_ok=True)
-        asked, path = self._description(), self.folder / JOB
-        if not path.exists():
-            write_json(path, asked)
-        elif (begun := read_json(path)) != asked:
-            differing = [k for k in asked if begun.get(k) != asked[k]]
+        if not (self.folder / JOB).exists():
+            write_json(self.folder / JOB, asked)
+        self._compare(asked, self.folder / JOB)
+
+    def _compare(self, asked: Mapping[str, Any], path: Path) -> None:
+        begun = read_json(path) if path.is_file() else asked  # a generation of another writer
+        differing = [key for key in asked if begun.get(key) != asked[key]]
+        if differing:
             raise UserError(
-                f"{self.folder} was begun with another {' and '.join(differing)}: repeat the same "
-                "command to go on, or add --restart to throw it away."
+                f"{path.parent} was made with another {' and '.join(differing)}: repeat its "
+                "command to go on, give another --generation, or --restart to throw it away."
             )
 
     def is_published(self) -> bool:

@@ -254,6 +254,13 @@ def test_other_settings_do_not_mix_with_what_was_begun(images, tmp_path):
         make_job(images, tmp_path, records=[{"file_name": "x.jpg"}]).open()
 
 
+def test_other_settings_do_not_pass_for_what_is_published(images, tmp_path):
+    first = extract(make_job(images, tmp_path), NoBoxes, progress=False)
+    assert extract(make_job(images, tmp_path), NoBoxes, progress=False).sha256 == first.sha256
+    with pytest.raises(UserError, match="generation_0000 was made with another seed"):
+        extract(make_job(images, tmp_path, seed=1), NoBoxes, progress=False)
+
+
 class Broken:
     def __call__(self, record, pixels, rng):
         if os.environ.get("BROKEN") == "kill":

@@ -8,7 +8,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.data import DatasetFromList
@@ -61,7 +61,7 @@ class MappedDataset(Dataset):
                 continue
             return {**sample, "bad_files": tuple(bad)}
         raise UserError(
-            f"{len(bad)} images in a row cannot be read, the first is {bad[0]}; "
+            f"{len(bad)} images in a row cannot be used, the first is {bad[0]}; "
             "check the data set's files."
         )
 
@@ -98,11 +98,30 @@ def _set_up_worker(_: int) -> None:
     cv2.setNumThreads(0)
 
 
-def pack(samples: list[dict]) -> tuple[dict[str, torch.Tensor], list[dict]]:
-    """Tensors of one shape as one tensor a batch, and the rest of each sample.
+class Joined(NamedTuple):
+    """One tensor of every sample, end to end."""
+
+    values: torch.Tensor  # (elements of all samples,)
+    shapes: list[torch.Size]
+
+    @classmethod
+    def of(cls, tensors: Sequence[torch.Tensor]) -> "Joined":
+        return cls(torch.cat([t.reshape(-1) for t in tensors]), [t.shape for t in tensors])
+
+    def parts(self) -> list[torch.Tensor]:
+        """The tensors again, views of `values`."""
+        parts = self.values.split([shape.numel() for shape in self.shapes])
+        return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
+
+
+Packed = tuple[dict[str, Joined], list[dict]]
+
+
+def pack(samples: list[dict]) -> Packed:
+    """The tensors of one name as one tensor a batch, and the rest of each sample.
 
     Every tensor that crosses the worker boundary holds a file descriptor while it lives; a batch of
-    256 pairs would need more than the usual limit of 1024.
+    256 pairs, or of 64 images with boxes and crops, would need more than the usual limit of 1024.
     """
     first = samples[0] if samples else {}
     shared = [
@@ -110,24 +129,21 @@ def pack(samples: list[dict]) -> tuple[dict[str, torch.Tensor], list[dict]]:
         for name, value in first.items()
         if isinstance(value, torch.Tensor)
         and all(
-            isinstance(s.get(name), torch.Tensor)
-            and s[name].shape == value.shape
-            and s[name].dtype == value.dtype
-            for s in samples
+            isinstance(s.get(name), torch.Tensor) and s[name].dtype == value.dtype for s in samples
         )
     ]
-    stacked = {name: torch.stack([s[name] for s in samples]) for name in shared}
-    return stacked, [{k: v for k, v in s.items() if k not in shared} for s in samples]
+    joined = {name: Joined.of([s[name] for s in samples]) for name in shared}
+    return joined, [{k: v for k, v in s.items() if k not in shared} for s in samples]
 
 
-def unpack(packed: tuple[dict[str, torch.Tensor], list[dict]]) -> list[dict]:
+def unpack(packed: Packed) -> list[dict]:
     """The samples of `pack`, their tensors views of the batch's; raises a worker's UserError here,
     where no traceback of the worker is wrapped around it."""
-    stacked, rest = packed
-    samples = [
-        {**sample, **{name: values[i] for name, values in stacked.items()}}
-        for i, sample in enumerate(rest)
-    ]
+    joined, rest = packed
+    samples = [dict(sample) for sample in rest]
+    for name, values in joined.items():
+        for sample, tensor in zip(samples, values.parts(), strict=True):
+            sample[name] = tensor
     for sample in samples:
         if "error" in sample:
             raise UserError(sample["error"])
@@ -200,8 +216,9 @@ def build_train_loader(
 class _TestSet(Dataset):
     """Records in order; an unreadable image becomes None and is left out of the batch."""
 
-    def __init__(self, records: Sequence[dict], mapper: Mapper) -> None:
-        self.records = DatasetFromList(list(records), copy=False)
+    def __init__(self, records: Sequence[dict] | DatasetFromList, mapper: Mapper) -> None:
+        shared = isinstance(records, DatasetFromList)  # another loader's, in one copy
+        self.records = records if shared else DatasetFromList(list(records), copy=False)
         self.mapper = mapper
 
     def __len__(self) -> int:
@@ -259,7 +276,11 @@ class TestLoader:
 
 
 def build_test_loader(
-    *, dataset: Sequence[dict], mapper: Mapper, batch_size: int = 1, num_workers: int = 2
+    *,
+    dataset: Sequence[dict] | DatasetFromList,
+    mapper: Mapper,
+    batch_size: int = 1,
+    num_workers: int = 2,
 ) -> TestLoader:
     """Loader of a test set.
 

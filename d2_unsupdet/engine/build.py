@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from d2_unsupdet.checkpoint.checkpointer import RunCheckpointer
 from d2_unsupdet.data import catalog
+from d2_unsupdet.data.loader import build_test_loader
 from d2_unsupdet.engine.activation_checkpoint import checkpoint_blocks
 from d2_unsupdet.engine.config import to_plain
 from d2_unsupdet.engine.ema import ModelEMA
@@ -29,7 +30,7 @@ from d2_unsupdet.engine.model_state import batches_uncounted, share_statistics
 from d2_unsupdet.engine.objects import warn_without_objects
 from d2_unsupdet.engine.pictures import PicturesHook
 from d2_unsupdet.engine.probe_hook import DEFAULT_SIZE, KnnProbeHook
-from d2_unsupdet.engine.refresh import PriorRefreshHook, build_refresh
+from d2_unsupdet.engine.refresh import PriorRefreshHook
 from d2_unsupdet.engine.schedule import to_iterations
 from d2_unsupdet.engine.sync_batch_norm import resolve_sync_bn, use_sync_bn
 from d2_unsupdet.engine.trainer import Trainer, unwrap
@@ -192,7 +193,9 @@ def build_hooks(
 
     return Hooks(
         metrics=MetricsHook(options.log_period, max_bad_rate=options.max_bad_images),
-        refresh=_build_refresh(cfg, period("train.refresh.period", options.refresh.period)),
+        refresh=_build_refresh(
+            cfg, trainer, period("train.refresh.period", options.refresh.period)
+        ),
         evaluation=EvaluationHook(
             period("train.eval_period", options.eval_period),
             evaluate,
@@ -209,13 +212,24 @@ def build_hooks(
     )
 
 
-def _build_refresh(cfg: DictConfig, period: int) -> PriorRefreshHook | None:
-    loader = cfg.dataloader.get("refresh")
-    if loader is None:
+def _build_refresh(cfg: DictConfig, trainer: Trainer, period: int) -> PriorRefreshHook | None:
+    section = cfg.dataloader.get("refresh")
+    if section is None:
         return None
+    loader = build_test_loader(
+        dataset=trainer.loader.dataset.records,
+        mapper=instantiate(section.mapper),
+        num_workers=section.num_workers,
+    )
     parts = {name: cfg.model.get(name) for name in ("priors", "prior_update")}
-    settings = {**to_plain(parts), "augmentations": to_plain(loader.mapper.get("augmentations"))}
-    return build_refresh(cfg, period=period, loader=instantiate(loader), settings=settings)
+    settings = {**to_plain(parts), "augmentations": to_plain(section.mapper.get("augmentations"))}
+    return PriorRefreshHook(
+        period,
+        folder=Path(cfg.train.output_dir) / "priors",
+        loader=loader,
+        start=cfg.train.refresh.start,
+        settings=settings,
+    )
 
 
 def _build_probe(cfg: DictConfig, model: nn.Module, period: int) -> KnnProbeHook | None:

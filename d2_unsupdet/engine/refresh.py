@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from detectron2.engine import HookBase
 from detectron2.utils import comm
-from omegaconf import DictConfig
 from torch import nn
 
 from d2_unsupdet.data.loader import TestLoader
@@ -120,7 +119,7 @@ class PriorRefreshHook(HookBase):
         }
 
     def _write(self, model: nn.Module, number: int, settings: Mapping[str, Any]) -> None:
-        begin, training, boxes = time.monotonic(), model.training, 0
+        begin, training = time.monotonic(), model.training
         progress = _Progress(number, len(self.loader))
         model.eval()
         with self.store.write(
@@ -133,20 +132,28 @@ class PriorRefreshHook(HookBase):
         ) as writer:
             for batch in self.loader:
                 for sample in batch:
-                    boxes += self._add(writer, model, sample, number)
+                    self._add(writer, model, sample, number)
                 progress.step()
         model.train(training)
+        counts = self.store.open(number).counts()
         logger.info(
-            "generation %d of the priors: %d images in %.1f s, %.1f boxes each",
+            "generation %d of the priors: %d images in %.1f s, %.1f boxes each, %d without any",
             number,
-            len(self.loader.dataset),
+            len(counts),
             time.monotonic() - begin,
-            sum(comm.all_gather(boxes)) / max(1, len(self.loader.dataset)),
+            counts.mean() if len(counts) else 0.0,
+            (counts == 0).sum(),
         )
+        if not counts.any():
+            raise UserError(
+                f"Generation {number} of the priors has no box in any of {len(counts)} images: "
+                "look at them in a larger size (dataloader.refresh.mapper.augmentations) or at a "
+                "finer level (model.priors.stride), or begin with a store (train.refresh.start)."
+            )
 
     def _add(
         self, writer: GenerationWriter, model: Any, sample: dict[str, Any], number: int
-    ) -> int:
+    ) -> None:
         width, height = sample["width"], sample["height"]
         if number == 0:
             found = self._first(model, sample)
@@ -156,7 +163,6 @@ class PriorRefreshHook(HookBase):
             found = model.refreshed_priors(sample, nothing() if previous is None else previous)
         kinds = np.zeros(len(found), np.uint8) if found.kinds is None else found.kinds
         writer.add(sample, width, height, found.boxes, found.scores, kinds)
-        return len(found)
 
     def _first(self, model: Any, sample: dict[str, Any]) -> Found:
         if not self.start:
@@ -210,16 +216,3 @@ class _Progress:
             self.total,
             left,
         )
-
-
-def build_refresh(
-    cfg: DictConfig, *, period: int, loader: TestLoader, settings: Mapping[str, Any]
-) -> PriorRefreshHook:
-    """The hook of a config with a `dataloader.refresh`."""
-    return PriorRefreshHook(
-        period,
-        folder=Path(cfg.train.output_dir) / "priors",
-        loader=loader,
-        start=cfg.train.refresh.start,
-        settings=settings,
-    )

@@ -190,6 +190,14 @@ def test_a_store_can_be_the_beginning_and_stay(finished, tmp_path):
     np.testing.assert_array_equal(found.kinds, [2, 2])
 
 
+def test_priors_without_any_box_are_a_sentence(finished, tmp_path):
+    records, _, _ = finished
+    trainer, _ = make_run(records, tmp_path)
+    trainer.model.priors.attention = lambda features: None
+    with pytest.raises(UserError, match="Generation 0 of the priors has no box in any of 6 images"):
+        trainer.train(0, 1)
+
+
 def test_a_model_or_mapper_without_priors_is_a_sentence(finished, tmp_path):
     records, _, _ = finished
     trainer, hook = make_run(records, tmp_path)

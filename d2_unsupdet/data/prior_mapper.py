@@ -32,7 +32,7 @@ class PriorMapper:
     >>> sample["priors"]         # float32 (M, 4), XYXY in pixels of that image
     >>> sample["crops"]          # uint8 (M, 3, 128, 128), of the image in its file
 
-    An image with too few boxes counts as unreadable: the next one takes its place.
+    An image with too few boxes counts as unusable: the next one takes its place.
 
     Args:
         source: finds the boxes of an image, best first.
@@ -106,7 +106,7 @@ class PriorMapper:
 
     def _require(self, count: int, record: Mapping[str, Any], when: str) -> None:
         if count < self.least:
-            reason = f"{count} boxes {when}, {self.least} needed"
+            reason = f"too few boxes {when}: {count} of at least {self.least}"
             raise BadImage(record["file_name"], reason)
 
     def _crops(self, pixels: np.ndarray, boxes: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -34,7 +34,7 @@ class SiamesePairMapper:
     >>> sample["overlap"]        # float32 (2, 4): what both show, the first of the priors
     >>> sample["rectangles"]     # float32 (2, 4): each view in pixels of the image's file
 
-    An image without any box in the part that both views show counts as unreadable: the next one
+    An image without any box in the part that both views show counts as unusable: the next one
     takes its place.
 
     Args:

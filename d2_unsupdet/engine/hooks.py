@@ -103,7 +103,7 @@ class MetricsHook(PeriodicHook):
         """The same count and the same verdict on every rank: each file once, whoever met it."""
         bad = set().union(*comm.all_gather(set(self.trainer.bad_files)))
         for entry in sorted(bad - self.reported):
-            logger.warning("unreadable image, replaced by its neighbour: %s", entry)
+            logger.warning("unusable image, replaced by its neighbour: %s", entry)
         self.reported |= bad
         if not bad:
             return
@@ -114,7 +114,7 @@ class MetricsHook(PeriodicHook):
         enough = seen == plan.size or len(bad) >= FEW_BAD
         if enough and len(bad) > self.max_bad_rate * seen:
             raise UserError(
-                f"{len(bad)} of {seen} images could not be read, for example {min(bad)}; mend the "
+                f"{len(bad)} of {seen} images could not be used, for example {min(bad)}; mend the "
                 f"data or raise train.max_bad_images, now {self.max_bad_rate:g}."
             )
 

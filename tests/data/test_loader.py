@@ -28,6 +28,28 @@ def test_pack_and_unpack_are_inverse():
         assert torch.equal(one["a"], other["a"]) and torch.equal(one["b"], other["b"])
 
 
+def test_samples_of_different_shapes_cross_as_one_tensor_of_each_name():
+    shapes = [(3, 4, 5), (0, 4), (), (2, 7)]
+    samples = [
+        {"image": torch.rand(shape), "crops": torch.full((i, 3, 2, 2), i, dtype=torch.uint8)}
+        for i, shape in enumerate(shapes)
+    ]
+    samples.append({"image": torch.rand(1, 1), "crops": torch.zeros(0, 3, 2, 2).byte()})
+    joined, rest = pack(samples)
+    assert len(joined) == 2 and rest == [{}] * 5
+    for one, other in zip(samples, unpack((joined, rest)), strict=True):
+        for key in one:
+            assert one[key].shape == other[key].shape and torch.equal(one[key], other[key])
+
+
+def test_a_field_that_not_every_sample_has_stays_with_its_sample():
+    mixed = [{"a": torch.zeros(1), "b": torch.zeros(1)}, {"a": torch.zeros(2)}]
+    back = unpack(pack(mixed))
+    assert [sorted(sample) for sample in back] == [["a", "b"], ["a"]]
+    types = unpack(pack([{"a": torch.zeros(1)}, {"a": torch.zeros(1, dtype=torch.long)}]))
+    assert [sample["a"].dtype for sample in types] == [torch.float32, torch.int64]
+
+
 def test_a_large_batch_fits_the_usual_limit_of_open_files():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, hard), hard))

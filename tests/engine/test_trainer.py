@@ -174,7 +174,7 @@ def test_bad_files_are_replaced_counted_and_bounded(make_trainer, records):
     strict = make_trainer(mapper=mapper)
     strict.register_hooks([MetricsHook(4, max_bad_rate=0.01)])
     with pytest.raises(
-        UserError, match=r"2 of 23 images could not be read, for example 3.jpg: truncated"
+        UserError, match=r"2 of 23 images could not be used, for example 3.jpg: truncated"
     ):
         strict.train(0, 200)
 
@@ -183,7 +183,7 @@ def test_a_broken_data_set_ends_with_a_sentence(make_trainer):
     def mapper(record):
         raise BadImage(record["file_name"], "empty file")
 
-    with pytest.raises(UserError, match="23 images in a row cannot be read, the first is"):
+    with pytest.raises(UserError, match="23 images in a row cannot be used, the first is"):
         make_trainer(mapper=mapper).train(0, 1)
 
 

@@ -10,7 +10,7 @@ from detectron2.structures import Boxes, Instances
 from d2_unsupdet.analysis.pictures import beside, draw_instances, fitted, titled, to_rgb
 from d2_unsupdet.priors.found import Found
 
-KINDS = ("region", "instance")  # as stores number them
+KINDS = ("region", "instance", "given")  # as stores number them
 
 
 def draw_priors(
@@ -27,9 +27,9 @@ def draw_priors(
         pred_classes=torch.from_numpy(kinds[:limit]),
     )
     names = [""] if found.kinds is None else KINDS
-    more = f" of {len(found)}" if len(found) > limit else ""
+    count = f"{limit} of {len(found)} boxes" if len(found) > limit else _boxes(len(found))
     drawn = draw_instances(fitted(rgb, 320, 480)[0], shown, names)
-    return titled(drawn, f"{title}: {len(shown)}{more} boxes")
+    return titled(drawn, f"{title}: {count}")
 
 
 def draw_generations(
@@ -63,7 +63,7 @@ def draw_sample(sample: Mapping[str, Any], *, limit: int = 10) -> np.ndarray:
             pred_boxes=Boxes(own[:limit].float()),
             pred_classes=colors[: len(own)].long(),
         )
-        title = f"view {number + 1}" if len(images) > 1 else f"{len(own)} boxes to find"
+        title = f"view {number + 1}" if len(images) > 1 else f"{_boxes(len(own))} to find"
         panels.append(titled(draw_instances(rgb, shown, [""] * limit), title))
     return beside(panels)
 
@@ -74,3 +74,7 @@ def evenly(numbers: Sequence[int], limit: int) -> list[int]:
         return list(numbers)
     places = np.linspace(0, len(numbers) - 1, limit).round().astype(int)
     return [numbers[i] for i in places]
+
+
+def _boxes(count: int) -> str:
+    return f"{count} box{'es' * (count != 1)}"

@@ -171,6 +171,8 @@ def _chart(name: str, runs: Sequence[Run], numbers: dict[str, int], chart_id: st
 
 
 def _is_main_score(name: str) -> bool:
+    if name.endswith("_agnostic/AR@100"):
+        return True
     return is_score(name) and name.rsplit("/", 1)[-1] in ("AP", "AP50", "mIoU")
 
 

@@ -10,6 +10,7 @@ from d2_unsupdet.analysis.curves import COLORS, dash
 from d2_unsupdet.analysis.runs import Run, flatten, headline
 
 _FIRST = ("AP", "AP50", "AP75", "mIoU")  # the columns of a task, when it has them
+_PROPOSALS = ("AP", "AR@10", "AR@100")  # of boxes without classes, which are judged by recall
 
 _TEXTS = ("Method", "Weights", "Data")  # columns of words, not numbers
 
@@ -21,7 +22,8 @@ def score_columns(runs: Iterable[Run]) -> list[str]:
     columns: list[str] = []
     for task in tasks:
         own = [name for name in names if name.rsplit("/", 1)[0] == task]
-        known = [f"{task}/{metric}" for metric in _FIRST if f"{task}/{metric}" in own]
+        first = _PROPOSALS if task.endswith("_agnostic") else _FIRST
+        known = [f"{task}/{metric}" for metric in first if f"{task}/{metric}" in own]
         columns += (known or own)[:3]
     return columns
 

@@ -1,12 +1,14 @@
 """The page: well formed, alone in the world, true to the runs, and safe with hostile names."""
 
+import json
 import re
 from html.parser import HTMLParser
 
 import pytest
 
 from d2_unsupdet.analysis.report import build_page, main, write_report
-from d2_unsupdet.analysis.runs import read_runs
+from d2_unsupdet.analysis.runs import read_run, read_runs
+from d2_unsupdet.analysis.tables import score_columns
 from d2_unsupdet.errors import UserError
 from tests.analysis.run_folders import add_picture, make_run
 
@@ -151,3 +153,16 @@ def test_command_line(runs, tmp_path, capsys):
 
 def test_write_report_is_for_programs_too(runs, tmp_path):
     assert write_report(runs, tmp_path / "r.html").stat().st_size > 5000
+
+
+def test_proposals_are_judged_by_recall(tmp_path):
+    run = make_run(tmp_path / "a", kind="pretrain", ap=None)
+    scores = {"AP": 1.0, "AP50": 3.0, "AR@1": 0.5, "AR@10": 4.0, "AR@100": 12.25}
+    lines = [
+        {"iteration": i, **{f"bbox_agnostic/{k}": v for k, v in scores.items()}} for i in (5, 9)
+    ]
+    (run / "metrics.json").write_text("\n".join(map(json.dumps, lines)))
+    columns = score_columns([read_run(run)])
+    assert columns == [f"bbox_agnostic/{name}" for name in ("AP", "AR@10", "AR@100")]
+    page = build_page([read_run(run)])
+    assert "Class-agnostic box AR@100" in page.split('id="curves"')[1]

@@ -20,6 +20,7 @@ EXTRAS = {
     "figures": ["matplotlib>=3.7"],
     "tensorboard": ["tensorboard>=2.12"],
     "wandb": ["wandb>=0.16"],
+    "slurm": ["submitit>=1.4"],  # boxes of a data set as an array of jobs
     "cityscapes": ["cityscapesscripts>=2.2"],  # the official Cityscapes scores
 }
 

@@ -51,6 +51,7 @@ FEATURES = (
     Feature("figures", "matplotlib", "pip install matplotlib"),
     Feature("TensorBoard curves", "tensorboard", "pip install tensorboard"),
     Feature("Weights & Biases logging", "wandb", "pip install wandb"),
+    Feature("arrays of Slurm jobs", "submitit", "pip install submitit"),
     Feature("official Cityscapes scores", "cityscapesscripts", "pip install cityscapesscripts"),
 )
 

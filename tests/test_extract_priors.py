@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from d2_unsupdet.availability import is_installed
 from d2_unsupdet.errors import UserError
 from d2_unsupdet.priors import PriorStore, StoredBoxes, slurm
 from d2_unsupdet.seeding import generator
@@ -130,6 +131,13 @@ def test_an_array_of_jobs_shares_the_work(folder, tmp_path, monkeypatch, caplog)
         "logs": "slurm",
     }
     assert "Job 7_1 failed" in caplog.text and "the node is gone" in caplog.text
+    assert generation.sha256 == run(folder, tmp_path / "here").sha256
+
+
+@pytest.mark.skipif(not is_installed("submitit"), reason="submitit is not installed")
+def test_processes_that_submitit_starts(folder, tmp_path):
+    more = ["--slurm", "2", "--set", "cluster=local", "timeout_min=2"]
+    generation = run(folder, tmp_path / "store", *more)
     assert generation.sha256 == run(folder, tmp_path / "here").sha256
 
 

@@ -17,7 +17,7 @@ from d2_unsupdet.env import FEATURES
 from d2_unsupdet.install_detectron2 import REQUIRES
 
 ROOT = Path(__file__).parents[1]
-LOGGING_SERVICE = {"wandb", "cityscapesscripts"}  # extras that `make setup` leaves out
+LOGGING_SERVICE = {"wandb", "cityscapesscripts", "submitit"}  # extras that `make setup` leaves out
 
 
 @pytest.fixture(scope="module")

@@ -84,7 +84,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     source_by_name(args.source)  # a mistake is said here, not by each process
     rank = int(os.environ.get("RANK", 0))
-    if args.restart and rank == 0:
+    if args.restart:
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            raise UserError(
+                "--restart under torchrun deletes what other ranks begin: run it alone."
+            )
         PriorStore(args.out).remove(args.generation)
     found = send(plan, args) if args.slurm else run(plan, args, rank)
     if found is not None and rank == 0:

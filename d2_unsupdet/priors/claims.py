@@ -21,8 +21,10 @@ def claim(path: Path) -> Iterator[bool]:
 
     A folder that is gone means that the work is finished: False as well.
     """
-    import fcntl  # not on Windows, where extraction is refused but stores are read
-
+    try:
+        import fcntl  # not on Windows, where stores can still be read
+    except ImportError as error:
+        raise UserError("Boxes are extracted on Linux and macOS, and read anywhere.") from error
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except FileNotFoundError:

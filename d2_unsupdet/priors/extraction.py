@@ -57,7 +57,7 @@ def extract(
                 _run(job, build, processes, bar)
             if not job.missing():
                 job.publish()
-            elif not wait and not job.is_claimable():
+            elif not wait and not job.is_claimable() and not job.is_published():
                 log.info("%s: others are still at work; the last one publishes.", job.folder)
                 return None
             if not job.is_published():

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from d2_unsupdet.checkpoint.checkpointer import newest_weights
 from d2_unsupdet.checkpoint.files import read_weights
 from d2_unsupdet.checkpoint.formats import detect
-from d2_unsupdet.checkpoint.pretext_view import TEACHER, is_wrapped
+from d2_unsupdet.checkpoint.pretext_names import is_wrapped
+from d2_unsupdet.checkpoint.pretext_view import TEACHER
 from d2_unsupdet.checkpoint.resnet import COUNTER, bare_name
 from d2_unsupdet.errors import UserError
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 
 from d2_unsupdet.checkpoint.class_heads import (
+    DROP,
     KEEP,
     choose_classes,
     class_rows,
@@ -26,8 +27,10 @@ from d2_unsupdet.checkpoint.pretext_names import (
     WRAPPER,
     is_own,
     is_pretext,
+    is_wrapped,
     layout_of,
     only_object,
+    unwrapped,
 )
 from d2_unsupdet.checkpoint.resnet import COUNTER, Completeness, bare_name, check_resnet
 from d2_unsupdet.errors import UserError
@@ -98,6 +101,9 @@ def convert(
     if target == PRETEXT:
         return _to_pretext(found, state, classes)
     goal = get_format(target)
+    opened: dict[str, str] = {}
+    if found.name == HUB and is_wrapped(state):
+        state, opened = unwrapped(state)
     if goal.back is None:
         possible = ", ".join(f.name for f in FORMATS.values() if f.back is not None)
         raise UserError(f"Nothing can be converted to {target}; possible are {possible}.")
@@ -105,6 +111,11 @@ def convert(
     depth = _check_whole(found, hub)
     if is_pretext(found):
         hub, names, dropped = _downstream(hub, names, dropped)
+    if opened:
+        names = {WRAPPER + name: new for name, new in names.items()}
+        dropped |= opened
+    if opened or is_pretext(found):
+        _check_no_classes(classes)
         classes = KEEP
     chosen = class_rows(classes)
     said: dict[str, str] = {}
@@ -151,6 +162,14 @@ def _to_pretext(
         dropped,
         {moves[name]: what for name, what in said.items()},
     )
+
+
+def _check_no_classes(classes: str) -> None:
+    if classes not in (KEEP, DROP):
+        raise UserError(
+            f"classes={classes}: the file is of a pretext, whose class head knows no classes; "
+            "write keep or drop, which leave it out."
+        )
 
 
 def _downstream(

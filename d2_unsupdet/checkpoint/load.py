@@ -167,6 +167,8 @@ def _named(label: str, view: PretextView, state: State, target: State, classes: 
         return _Plan(label, "unknown layout", state, match_names(target, state))
     if view.wrapped and is_pretext(layouts[0]):
         state, dropped, said = view.converted(state, layouts[0], target)
+        state, left_out, chosen = _choose(state, classes)
+        dropped, said = dropped | left_out, said | chosen
     elif layouts[0].name != HUB:
         state, converted = convert(state, layouts[0], classes=classes)
         dropped, said = converted.dropped, converted.classes

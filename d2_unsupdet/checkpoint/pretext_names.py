@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+from d2_unsupdet.checkpoint.class_heads import is_class_tensor
 from d2_unsupdet.checkpoint.detr_names import BACKBONE, LOST_PARTS, OFFICIAL, PREFIX, arrange_heads
 from d2_unsupdet.checkpoint.layout import Arranged, Format, Rules, State, apply_rules
 from d2_unsupdet.errors import UserError
@@ -40,6 +41,19 @@ _CLASS = re.compile(r"heads\.classes\.\d+\.(weight|bias)")
 def is_pretext(found: Format) -> bool:
     """Whether a layout is one of these."""
     return found in PRETEXTS
+
+
+def is_wrapped(names: Iterable[str]) -> bool:
+    """Whether these are the names of a box pretext of ours: a whole detector behind a prefix."""
+    return any(name.startswith(f"{WRAPPER}heads.boxes.") for name in names)
+
+
+def unwrapped(state: Mapping[str, Tensor]) -> tuple[State, dict[str, str]]:
+    """The detector to finetune of a pretext of ours, and what was left out: name -> reason."""
+    seen = {n.removeprefix(WRAPPER): t for n, t in state.items() if n.startswith(WRAPPER)}
+    dropped = {n: "head or teacher of the pretext" for n in state if not n.startswith(WRAPPER)}
+    dropped |= {WRAPPER + n: "class head of the pretext" for n in seen if is_class_tensor(n)}
+    return {n: t for n, t in seen.items() if WRAPPER + n not in dropped}, dropped
 
 
 def is_own(name: str) -> bool:

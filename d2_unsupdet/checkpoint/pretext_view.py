@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from d2_unsupdet.checkpoint.class_heads import has_class_heads, is_class_tensor
+from d2_unsupdet.checkpoint.class_heads import has_class_heads
 from d2_unsupdet.checkpoint.convert import KEEP, OBJECT, PRETEXT, convert
 from d2_unsupdet.checkpoint.layout import Format, State
-from d2_unsupdet.checkpoint.pretext_names import WRAPPER, is_own
+from d2_unsupdet.checkpoint.pretext_names import WRAPPER, is_own, is_wrapped, unwrapped
 from d2_unsupdet.checkpoint.report import LoadReport
 from d2_unsupdet.errors import UserError
 
@@ -46,20 +46,16 @@ class PretextView:
         """A file's state without that prefix; a bare detector takes only what it finetunes."""
         if not is_wrapped(state):
             return state, {}
-        seen = {n.removeprefix(WRAPPER): t for n, t in state.items() if n.startswith(WRAPPER)}
-        rest = {n: t for n, t in state.items() if not n.startswith(WRAPPER)}
         if self.wrapped:
-            taught = {n: t for n, t in rest.items() if not n.startswith(TEACHER)}
-            dropped = dict.fromkeys(rest.keys() - taught.keys(), "copied from the backbone")
-            return seen | taught, dropped
+            copied = {n: "copied from the backbone" for n in state if n.startswith(TEACHER)}
+            kept = {n.removeprefix(WRAPPER): t for n, t in state.items() if n not in copied}
+            return kept, copied
         if not has_class_heads(target):
             raise UserError(
                 "The file is the checkpoint of a run that pretrains a whole detector, and the "
                 "model is none: load the export.safetensors beside it."
             )
-        dropped = dict.fromkeys(rest, "head or teacher of the pretext")
-        dropped |= {n: "class head of the pretext" for n in seen if is_class_tensor(n)}
-        return {n: t for n, t in seen.items() if n not in dropped}, dropped
+        return unwrapped(state)
 
     def converted(
         self, state: State, layout: Format, target: Mapping[str, Tensor]
@@ -88,11 +84,6 @@ class PretextView:
             new={names[n]: size for n, size in report.new.items()},
             classes={names.get(n, n): what for n, what in report.classes.items()},
         )
-
-
-def is_wrapped(names: Iterable[str]) -> bool:
-    """Whether these are the names of a box pretext: a whole detector behind a prefix."""
-    return any(name.startswith(f"{WRAPPER}heads.boxes.") for name in names)
 
 
 def check_norms(label: str, state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:

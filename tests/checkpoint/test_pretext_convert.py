@@ -179,6 +179,23 @@ def test_what_is_cut_off_or_foreign_is_named():
 
 
 @pytest.mark.parametrize("name", FILES)
+def test_pretexts_of_ours_go_the_same_way(name):
+    ours, _ = convert(official(name), target="pretext")
+    ours["teacher.backbone.stem.conv1.weight"] = torch.ones(1)
+    found, report = convert(ours, target=FILES[name][1])
+    expected, _ = convert(official(name), target=FILES[name][1])
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[n], expected[n]) for n in found)
+    assert report.names.keys() | report.dropped.keys() == ours.keys()
+    bare, _ = convert(ours)  # what it exports
+    again, _ = convert(bare, target=FILES[name][1])
+    assert again.keys() == expected.keys()
+    for state in (ours, official(name)):
+        with pytest.raises(UserError, match="classes=coco80: the file is of a pretext"):
+            convert(state, classes="coco80")
+
+
+@pytest.mark.parametrize("name", FILES)
 def test_the_backbone_alone_is_found_too(name):
     bare, (hub, _) = bare_state("a file", official(name)), convert(official(name))
     assert len(bare) == 265

@@ -187,6 +187,8 @@ def test_official_files_start_pretexts_and_detectors():
     model.detector.heads.num_classes = 20
     report = load_weights(model.detector, state)
     assert set(report.new) == {"heads.classes.0.weight", "heads.classes.0.bias"}
+    report = load_weights(model, state, classes="drop")
+    assert set(report.new) == {f"detector.heads.classes.0.{n}" for n in ("weight", "bias")}
     other = full_size("detreg", "deformable_detr")
     with pytest.raises(UserError, match=r"heads.classes.0.bias is \(2,\) in the file, \(1,\)"):
         load_weights(other, state)  # a softmax is no sigmoid

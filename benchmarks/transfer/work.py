@@ -178,8 +178,9 @@ def summarize(console: Path, summary: Path, seconds: float) -> None:
     """The scores that `--eval-only` printed last, as a run leaves them."""
     text = console.read_text(errors="replace")
     try:
-        result = json.loads(text[text.rindex("\n{\n") :])
-    except ValueError as error:
+        found = json.loads(text[text.rindex("\n{\n") :])
+        result = {task: {k: v for k, v in s.items() if _number(v)} for task, s in found.items()}
+    except (ValueError, AttributeError) as error:
         raise RuntimeError(f"it printed no scores ({error}); all of it: {console}") from error
     write_json(summary, {"result": result, "seconds": seconds})
 
@@ -195,7 +196,8 @@ def read_summary(path: Path, *, scored: bool) -> tuple[dict[str, Any], dict[str,
     again = f"delete '{path.parent}' to repeat it"
     try:
         content = json.loads(path.read_text())
-        result = content["result"].get("bbox", {})
+        scores = content["result"]
+        result = scores.get("bbox") or scores.get("bbox_agnostic", {})
         float(content["seconds"])
         missing = [name for name in ("AP", "AP50") if scored and not _number(result.get(name))]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

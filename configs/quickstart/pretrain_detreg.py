@@ -36,9 +36,9 @@ optimizer.lr = 1e-3
 lr_multiplier = cosine(warmup=0.02)
 
 train.output_dir = "output/quickstart/pretrain"
-train.max_iter = 900
+train.max_iter = 600
 train.clip_grad_norm = 1.0
-train.eval_period = 300
+train.eval_period = 200
 train.checkpointer.period = 150
 train.log_period = 20
 train.channels_last = True

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Compare our detectors and operators with golden outputs of the official implementations.
+"""Compare our detectors, pretexts and operators with golden outputs of the official code.
 
 Each model is built from our config, its weights are made under the official names and converted.
 Every recorded array gets a row: name, kind, largest absolute and relative difference, tolerance.

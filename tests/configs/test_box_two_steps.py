@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torchvision
+from safetensors.torch import load_file
 
 from d2_unsupdet.data import get_dataset
 from d2_unsupdet.data.images import read_image
@@ -119,3 +120,45 @@ def test_boxes_that_nobody_stored_are_a_sentence(tmp_path):
     options = [*COMMON, *CROPPED, TOY, *TOY_TEST, f"{MAPPER}.source.path={tmp_path}/none"]
     with pytest.raises(UserError, match="none holds no published boxes: make them with"):
         run("pretrain/detreg/toy_detr.py", tmp_path / "run", *options)
+
+
+@pytest.mark.slow
+def test_a_dense_pretext_first_then_boxes_then_labels(tmp_path):
+    """The route without any file of weights; each run starts where the one before ended."""
+    views = ["dataloader.train.mapper.size=32", "dataloader.train.mapper.min_overlap_side=4"]
+    banks = ["model.queue_size=8", "model.patch_queue_size=16", "model.patch_sizes=[8,4,2,2]"]
+    once = ["train.max_iter=1", TOY, *COMMON]
+    dense = [o for o in once if "crop_size" not in o]
+    dense.append("train.max_iter=20")  # statistics that freeze must have seen some batches
+    run("pretrain/dupr/folder_r18.py", tmp_path / "dense", *dense, *views, *banks)
+    run(
+        "pretrain/detreg/folder_deformable_detr_r18.py",
+        tmp_path / "boxes",
+        *once,
+        *CROPPED,
+        *SMALL[1:],
+        f"{MAPPER}.source.path={stored(tmp_path / 'priors', data_of('toy'))}",
+        f"train.init_checkpoint={tmp_path}/dense/export.safetensors",
+        "model.detector.backbone.freeze_at=5",
+        "model.detector.backbone.stem.norm=FrozenBN",
+    )
+    labelled = "dataloader.train.dataset.names=toy_train:images=4:size=64"
+    run(
+        "finetune/coco/deformable_detr_r50_two_stage_50ep.py",
+        tmp_path / "labels",
+        *[o for o in once if "crop_size" not in o and o != TOY],
+        *CROPPED,
+        *TOY_TEST,
+        labelled,
+        *[o.replace("model.detector.", "model.") for o in SMALL],
+        f"train.init_checkpoint={tmp_path}/boxes/export.safetensors",
+        "optimizer.lr=1e-12",
+    )
+    first = load_file(tmp_path / "dense/export.safetensors")
+    second = load_file(tmp_path / "boxes/export.safetensors")
+    kept = [n for n in first if f"backbone.{n}" in second]
+    assert len(kept) == sum(n.startswith("backbone.") for n in second) > 90
+    assert all(torch.equal(first[n], second[f"backbone.{n}"]) for n in kept)
+    final = torch.load(tmp_path / "labels/model_final.pth", weights_only=False)["model"]
+    for name, tensor in second.items():  # a step of 1e-12 leaves what was loaded
+        assert torch.allclose(torch.as_tensor(final[name]), tensor, atol=1e-6)

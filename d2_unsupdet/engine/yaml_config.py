@@ -49,6 +49,8 @@ CLASS_KEYS = {
     **dict.fromkeys(ARCHITECTURES, ("DETR", "thing")),
 }
 
+BOX_PRETEXTS = ("UPDETR", "DETReg", "SiameseDETR")
+
 # Keys that Detectron2's own trainer reads and this engine does not.
 UNREAD = (
     "SOLVER.BIAS_LR_FACTOR",
@@ -281,6 +283,9 @@ def _train(cfg: CfgNode, pretext: bool) -> dict[str, Any]:
             "num_iter": cfg.TEST.PRECISE_BN.NUM_ITER,
         },
     }
+    if cfg.MODEL.META_ARCHITECTURE in BOX_PRETEXTS:
+        train["best_metric"] = "bbox_agnostic/AP"
+        train["max_bad_images"] = 0.05  # images with too few boxes count
     train["checkpointer"]["period"] = cfg.SOLVER.CHECKPOINT_PERIOD
     return train
 
@@ -292,7 +297,7 @@ def _loaders(cfg: CfgNode, pretext: bool) -> dict[str, Any]:
             "JoinDet refreshes its boxes during a run, for which Detectron2's YAML has no place: "
             "take one of configs/pretrain/join_det/*.py."
         )
-    if name not in ("UPDETR", "DETReg", "SiameseDETR"):
+    if name not in BOX_PRETEXTS:
         mapper = L(PairedViewMapper)(size=cfg.INPUT.CROP.SIZE[0])
         return _unlabelled(cfg, mapper) if pretext else _detection(cfg)
     loaders = _unlabelled(cfg, _box_mapper(cfg, name))

@@ -67,9 +67,15 @@ class JoinDet(DETReg):
         return self.prior_update(nothing(), self.priors.initial(self.detector, sample))
 
     def given_priors(self, found: Found) -> Found:
-        """Boxes from elsewhere as the first of an image."""
-        kinds = np.full(len(found), GIVEN, np.uint8)
-        return self.prior_update(nothing(), Found(found.boxes, found.scores, kinds))
+        """Boxes from elsewhere as the first of an image.
+
+        Their scores are on any scale, those of a refresh are chances: so 1 for the best, and evenly
+        less down to the last that is kept.
+        """
+        best = found.take(np.argsort(-found.scores, kind="stable")[: self.prior_update.most])
+        scores = 1 - np.arange(len(best), dtype=np.float32) / max(1, len(best))
+        kinds = np.full(len(best), GIVEN, np.uint8)
+        return self.prior_update(nothing(), Found(best.boxes, scores, kinds))
 
     def refreshed_priors(self, sample: Sample, previous: Found) -> Found:
         """The next normalised boxes of an image; the previous where nothing stands out."""

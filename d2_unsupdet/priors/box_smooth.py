@@ -16,7 +16,9 @@ from d2_unsupdet.priors.found import Found
 
 
 class PriorUpdate(Protocol):
-    """The next boxes of one image from the previous and the current ones; none of them ordered."""
+    """The next boxes of one image from the previous and the current ones; at most `most`."""
+
+    most: int
 
     def __call__(self, previous: Found, current: Found) -> Found: ...
 

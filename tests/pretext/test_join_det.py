@@ -35,8 +35,9 @@ def test_every_detector_learns_object_or_nothing_by_softmax(name):
 def test_first_priors_are_capped_and_ranked_and_say_where_they_are_from():
     pretext = tiny_pretext("join_det", "deformable_detr", prior_update__most=2)
     boxes = np.array([[0, 0, 0.2, 0.2], [0.5, 0.5, 1, 1], [0, 0.6, 0.3, 0.9]], np.float32)
-    found = pretext.given_priors(Found(boxes, np.array([0.1, 0.9, 0.5], np.float32)))
+    found = pretext.given_priors(Found(boxes, np.array([10, 90, 50], np.float32)))
     np.testing.assert_array_equal(found.boxes, boxes[[1, 2]])
+    np.testing.assert_array_equal(found.scores, [1, 0.5])  # comparable with a detector's
     np.testing.assert_array_equal(found.kinds, [2, 2])
 
 

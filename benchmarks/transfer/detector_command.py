@@ -33,9 +33,9 @@ def parse(argv: Sequence[str] | None = None, description: str | None = None) -> 
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--targets", nargs="+", choices=known, default=known)
-    parser.add_argument("--steps", type=int, default=400, help="of every pretraining")
-    parser.add_argument("--finetune-steps", type=int, default=200)
-    parser.add_argument("--heads-steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=300, help="of every pretraining")
+    parser.add_argument("--finetune-steps", type=int, default=150)
+    parser.add_argument("--heads-steps", type=int, default=75)
     parser.add_argument("--batch", type=int, default=16, help="images of a pretraining step")
     parser.add_argument("--labels", type=int, default=50, help="labelled images")
     parser.add_argument("--lr", type=rate, nargs="+", default=[], metavar="METHOD=RATE")
@@ -93,6 +93,7 @@ def make_boxes(data: Data, options: argparse.Namespace) -> None:
         if PriorStore(store).generations:
             continue
         where = ["--dataset", name, "--out", str(store), "--processes", str(options.jobs)]
+        where += ["--report-images", "0"]
         command = [sys.executable, "tools/extract_priors.py", "--source", BOXES, *where]
         subprocess.run(command, cwd=ROOT, check=True)
 

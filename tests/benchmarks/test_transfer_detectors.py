@@ -98,7 +98,7 @@ def test_runs_differ_in_their_start_alone(start, store):
     tuned = {a for a in given["finetune-toy-detreg-seed0"] if "output_dir" not in a}
     assert tuned - scratch == set(weights) and scratch < tuned
     heads = set(given["heads-toy-detreg-seed0"])
-    assert "train.freeze=['*','!heads.*']" in heads and "train.max_iter=100" in heads
+    assert "train.freeze=['*','!heads.*']" in heads and "train.max_iter=75" in heads
     scored = given["found-toy-detreg-seed0"]
     assert "--eval-only" in scored and "--resume" not in scored
     assert any(a.endswith(f"{folder}/model_final.pth") for a in scored)
@@ -153,7 +153,7 @@ def test_every_run_is_one_that_train_net_takes(bench, start, method):
         if run.kind != bench.FOUND:
             prepare(load_config(str(ROOT / run.config), [*run.overrides, *run.quiet]))
     if method == "join_det":
-        assert "train.refresh.period=200" in chains[0][0].overrides
+        assert "train.refresh.period=150" in chains[0][0].overrides
     if method == "up_detr":
         assert chains[0][0].boxes is None
 

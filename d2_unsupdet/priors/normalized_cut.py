@@ -16,8 +16,8 @@ from d2_unsupdet.errors import UserError
 
 SMALL = 96  # tokens up to which the dense solver takes about a millisecond
 TOLERANCE = 1e-10  # of an eigenvalue: a vector's error is about this over its eigengap
-MOST_VECTORS = 32  # of the Krylov basis; clusters of eigenvalues converge sooner than with 20
-MOST_RESTARTS = 12
+MOST_VECTORS = 20  # of the Krylov basis: photographs need about as many products in all
+MOST_RESTARTS = 20
 SAMPLED = 2**20  # cosines from which a quantile is taken
 
 logger = logging.getLogger(__name__)

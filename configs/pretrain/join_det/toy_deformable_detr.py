@@ -1,4 +1,7 @@
-"""JoinDet of a small Deformable DETR on the embedded images, from random weights."""
+"""JoinDet of a small Deformable DETR on the embedded images, from random weights.
+
+Its first priors are then no better than random boxes; train.refresh.start= takes a store of others.
+"""
 
 from ...common.data.living_priors import living_priors
 from ...common.data.priors import crop_colours, flip_crop_resize

@@ -3,7 +3,7 @@
 dataloader.train.dataset.names=folder:/path/to/images
 
 Random weights make poor first priors: take a dense export of the same images
-(pretrain/dense_siam/folder_r18.py) as train.init_checkpoint, or stored boxes as train.refresh.start.
+(pretrain/dense_siam/folder_r18.py) as train.init_checkpoint, or a store as train.refresh.start.
 """
 
 from ...common.models.deformable_detr_two_stage import model

@@ -11,9 +11,10 @@ from .targets import resized
 METHODS = (RANDOM, "up_detr", "detreg", "siamese_detr", "join_det")
 CONFIGS = "configs/quickstart"
 FINETUNE = f"{CONFIGS}/finetune_detector.py"
+SCRATCH = f"{CONFIGS}/scratch_detector.py"  # another rate
 RATES = (
-    "1e-3 for every pretraining; a finetuning's is the best of its own grid, chosen on held-out "
-    "embedded images (docs/results.md)"
+    "1e-3 for every pretraining; finetuning and scratch each have the best of a grid on held-out "
+    "embedded images (docs/results.md), heads alone 1e-3"
 )
 QUIET = ("train.pictures=0", "train.log_period=50")
 STORE = "dataloader.train.mapper.source.path"
@@ -151,7 +152,7 @@ def finetuning(
     return Run(
         kind=kind,
         target=target,
-        config=FINETUNE,
+        config=SCRATCH if method == RANDOM and not heads else FINETUNE,
         overrides=tuple(overrides),
         quiet=(f"train.eval_period={looks}", "train.checkpointer.period=50", *QUIET),
         start=start,

@@ -17,6 +17,7 @@ dataloader.train.aspect_ratio_grouping = False  # all images are square
 dataloader.test.num_workers = 1
 dataloader.test.batch_size = 16
 
+# Best of 5e-4, 1e-3, 2e-3 on held-out images (docs/results.md); scratch_detector.py has its own.
 optimizer.lr = 1e-3
 lr_multiplier = cosine(warmup=0.05)
 

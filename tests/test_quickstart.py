@@ -73,7 +73,7 @@ def test_every_second_of_the_run_can_be_shortened(quickstart):
         [a for a in arguments if a.startswith("train.max_iter")]
         for arguments in (pretrain, finetune, scratch)
     ]
-    assert lengths == [["train.max_iter=60"], ["train.max_iter=25"], ["train.max_iter=25"]]
+    assert lengths == [["train.max_iter=50"], ["train.max_iter=20"], ["train.max_iter=20"]]
 
 
 def test_own_images_have_boxes_of_their_own(quickstart, tmp_path):

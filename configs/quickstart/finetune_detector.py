@@ -22,9 +22,9 @@ optimizer.lr = 1e-3
 lr_multiplier = cosine(warmup=0.05)
 
 train.output_dir = "output/quickstart/finetune"
-train.max_iter = 250
+train.max_iter = 200
 train.clip_grad_norm = 1.0
 train.eval_period = 50
-train.checkpointer.period = 125
+train.checkpointer.period = 100
 train.log_period = 20
 train.channels_last = True

@@ -36,10 +36,10 @@ optimizer.lr = 1e-3
 lr_multiplier = cosine(warmup=0.02)
 
 train.output_dir = "output/quickstart/pretrain"
-train.max_iter = 600
+train.max_iter = 500
 train.clip_grad_norm = 1.0
-train.eval_period = 200
-train.checkpointer.period = 150
+train.eval_period = 250
+train.checkpointer.period = 125
 train.log_period = 20
 train.channels_last = True
 train.max_bad_images = 0.2  # images without boxes count

@@ -27,5 +27,5 @@ model.priors.stride = 8  # 12 x 12 cells of 96 pixels
 model.prior_update.most = 10
 
 train.refresh.start = "output/quickstart/priors"
-train.refresh.period = 200
+train.refresh.period = 250
 train.output_dir = "output/quickstart/pretrain_join_det"

@@ -10,8 +10,8 @@ process of its own (CUDA's allocator, or what the process grew by); FLOPs are Py
 matrix products and convolutions. Ratios are to UP-DETR. The supplement of Siamese DETR has 1.29 and
 1.02 for it, 1.13 and 1.20 for DETReg (time, memory; Conditional DETR, four images, on a GPU).
 
-Each method sees the images through its own mapper: Siamese DETR two overlapping views of each.
-Backbones are frozen, as in the papers.
+Each method sees the images through its own mapper: Siamese DETR two overlapping views of each, or
+with --views two of every second one, since the supplement does not say what it counts. Backbones are frozen, as in the papers.
 """
 
 import argparse
@@ -80,7 +80,8 @@ def samples(method: str, options: argparse.Namespace) -> list[dict]:
     random = np.random.default_rng(0)
     made = []
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(options.batch):
+        halved = options.views and method == "siamese_detr"
+        for number in range(options.batch // 2 if halved else options.batch):
             path = f"{folder}/{number}.png"
             coarse = random.integers(0, 255, (8, 8, 3), dtype=np.uint8)
             cv2.imwrite(path, cv2.resize(coarse, (options.width, options.height)))
@@ -178,6 +179,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--detector", default="conditional_detr", help="of configs/common/models")
     parser.add_argument("--methods", nargs="+", choices=list(BOXES), default=list(BOXES))
     parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--views", action="store_true", help="two views count as two images")
     parser.add_argument("--height", type=int, default=400)
     parser.add_argument("--width", type=int, default=533)
     parser.add_argument("--rounds", type=int, default=5)

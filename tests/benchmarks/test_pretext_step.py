@@ -35,13 +35,15 @@ def test_a_gpu_is_held_to_the_supplement(bench, time, memory, verdict):
 
 
 def test_all_see_the_same_images_and_each_papers_number_of_boxes(bench):
-    options = Namespace(batch=2, height=60, width=80)
+    options = Namespace(batch=2, height=60, width=80, views=False)
     one, other = (bench.samples(method, options) for method in ("up_detr", "detreg"))
     assert all(torch.equal(a["image"], b["image"]) for a, b in zip(one, other, strict=True))
     assert [len(a["crops"]) for a in (*one, *other)] == [10, 10, 30, 30]
     for sample in bench.samples("siamese_detr", options):
         assert sample["views"].shape[:2] == (2, 3) and sample["crops"].shape[:2] == (2, 10)
         assert max(sample["views"].shape[2:]) <= 80
+    options.views = True
+    assert [len(bench.samples(m, options)) for m in ("siamese_detr", "detreg")] == [1, 2]
 
 
 def test_memory_is_in_gigabytes_and_only_grows(bench):

@@ -11,7 +11,8 @@ matrix products and convolutions. Ratios are to UP-DETR. The supplement of Siame
 1.02 for it, 1.13 and 1.20 for DETReg (time, memory; Conditional DETR, four images, on a GPU).
 
 Each method sees the images through its own mapper: Siamese DETR two overlapping views of each, or
-with --views two of every second one, since the supplement does not say what it counts. Backbones are frozen, as in the papers.
+with --views two of every second one, since the supplement does not say what it counts. Backbones
+are frozen, as in the papers.
 """
 
 import argparse

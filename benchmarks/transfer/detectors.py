@@ -148,7 +148,7 @@ def finetuning(
         overrides.append(f"optimizer.lr={options.finetune_lr[method]}")
     if heads:
         overrides.append("train.freeze=['*','!heads.*']")
-    looks = 0 if heads else max(1, steps // 3)
+    looks = 0 if heads else max(1, steps // 5)
     return Run(
         kind=kind,
         target=target,

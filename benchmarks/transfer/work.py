@@ -117,6 +117,9 @@ class Benchmark:
         kept = run.scored or self.weights(run).exists()
         if key in self.ledger.runs and kept:
             self.compare(run)
+            known = self.ledger.runs[key]
+            if known["budget"] != run.budget:  # shared by two budgets: it stands with the last
+                self.ledger.add(key, {**known, "budget": run.budget})
             return
         summary, begun, start = folder / "summary.json", folder.exists(), time.monotonic()
         if not summary.exists():

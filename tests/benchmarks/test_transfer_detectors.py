@@ -100,7 +100,7 @@ def test_runs_differ_in_their_start_alone(start, store):
     assert tuned - scratch == set(weights) | configs
     assert scratch - tuned == {"configs/quickstart/scratch_detector.py"}
     heads = set(given["heads-toy-detreg-seed0"])
-    assert "train.freeze=['*','!heads.*']" in heads and "train.max_iter=75" in heads
+    assert "train.freeze=['*','!heads.*']" in heads and "train.max_iter=150" in heads
     scored = given["found-toy-detreg-seed0"]
     assert "--eval-only" in scored and "--resume" not in scored
     assert any(a.endswith(f"{folder}/model_final.pth") for a in scored)
@@ -134,6 +134,14 @@ def test_the_table_pairs_seeds_and_tells_when_scratch_is_reached(bench, start):
     ]
     assert rows[2].startswith("| scratch |") and "100, 100" in rows[2]
     assert bench.table(bench.Ledger(work.output / "none.json")) == "Nothing is finished yet."
+
+
+def test_what_two_budgets_share_stands_with_the_last(bench, start):
+    work, *_ = start("--seeds", "0")
+    work, runner, *_ = start("--seeds", "0", "--finetune-steps", "9")
+    assert {name.split("-")[0] for name, _ in runner.calls} == {"finetune"}
+    last = bench.table(work.ledger).split("finetuned 9 steps")[1]
+    assert "| 9.0 (1) | 30.0 (1) | 40.0 (1) | " in last.splitlines()[5]
 
 
 def test_curves_are_drawn_for_every_target(bench, start, tmp_path):

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from d2_unsupdet.data import catalog
+from d2_unsupdet.errors import UserError
+from d2_unsupdet.evaluation.boxes import score_source
 from d2_unsupdet.priors import PriorStore
 from tests.evaluation.test_boxes import drawn_boxes
 
@@ -54,3 +56,31 @@ def test_nothing_to_score_is_said(tool, capsys):
     with pytest.raises(SystemExit):
         tool.main(["--dataset", DATA])
     assert "give --source or --store" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "data, ending, said",
+    [
+        (DATA, "", "holds no published boxes"),
+        (DATA, "@7", r"has no generation 7; it has \[0, 1\]"),
+        ("toy_train:images=4:size=64", "", "it holds 4 images, of 4 asked for: extract the boxes"),
+    ],
+)
+def test_a_store_that_does_not_fit_is_said_before_any_image_is_read(
+    tool, store, tmp_path, data, ending, said
+):
+    folder = store if ending or data != DATA else str(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=said):
+        tool.main(["--dataset", data, "--workers", "2", "--store", folder + ending])
+
+
+def test_a_worker_s_sentence_comes_without_its_traceback():
+    with pytest.raises(UserError, match="^No box here.$"):
+        score_source(Refusing(), DATA, workers=1)
+
+
+class Refusing:
+    """A box source that cannot work."""
+
+    def __call__(self, record, pixels, rng):
+        raise UserError("No box here.")

@@ -144,6 +144,10 @@ def unpack(packed: Packed) -> list[dict]:
     for name, values in joined.items():
         for sample, tensor in zip(samples, values.parts(), strict=True):
             sample[name] = tensor
+    return _raised(samples)
+
+
+def _raised(samples: list[dict]) -> list[dict]:
     for sample in samples:
         if "error" in sample:
             raise UserError(sample["error"])
@@ -214,7 +218,10 @@ def build_train_loader(
 
 
 class _TestSet(Dataset):
-    """Records in order; an unreadable image becomes None and is left out of the batch."""
+    """Records in order; an unreadable image becomes None and is left out of the batch.
+
+    A UserError comes back as a value, so that no worker's traceback is wrapped around it.
+    """
 
     def __init__(self, records: Sequence[dict] | DatasetFromList, mapper: Mapper) -> None:
         shared = isinstance(records, DatasetFromList)  # another loader's, in one copy
@@ -237,6 +244,8 @@ class _TestSet(Dataset):
                 f" (worker {worker.id})" if worker else "",
             )
             return None
+        except UserError as error:
+            return {"error": str(error)}
 
 
 def _without_missing(samples: list[dict | None]) -> list[dict]:
@@ -272,7 +281,7 @@ class TestLoader:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[list[dict]]:
-        return (batch for batch in self._loader if batch)
+        return (_raised(batch) for batch in self._loader if batch)
 
 
 def build_test_loader(

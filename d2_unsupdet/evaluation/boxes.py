@@ -83,6 +83,9 @@ def score_source(
     records = catalog.get_dataset(dataset_name, subset=subset)
     if not any("annotations" in record for record in records):
         raise UserError(f"The data set '{dataset_name}' has no boxes to compare with.")
+    check = getattr(source, "check", None)  # of sources that know some images only
+    if check is not None:
+        check(records)
     evaluator = CocoEvaluator(
         dataset_name,
         output_dir=output_dir,

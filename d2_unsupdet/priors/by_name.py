@@ -18,7 +18,12 @@ NAMES: Mapping[str, str] = {
     "eigen": "d2_unsupdet.priors.eigen_attention:EigenBoxes",
 }
 
+HINTS: Mapping[str, str] = {  # what a value that must be given may be
+    "weights": "a backbone's file or a run's folder, such as output/pretrain/run/export.safetensors"
+}
+
 _NEXT = re.compile(r",(?=\s*\w+\s*=)")  # a comma inside [0.06,0.75] separates no arguments
+_BARE_LIST = re.compile(r"[-+.\deE]+(\s*,\s*[-+.\deE]+)+")
 
 
 def source_by_name(text: str) -> BoxSource:
@@ -59,6 +64,10 @@ def _arguments(text: str, whole: str) -> dict[str, Any]:
         key, equals, value = part.partition("=")
         if not equals:
             raise UserError(f"'{part}' of the box source '{whole}' is not of the form key=value.")
+        if _BARE_LIST.fullmatch(value.strip()):
+            raise UserError(
+                f"'{part}' of the box source '{whole}' is a list: write {key}=[{value.strip()}]."
+            )
         arguments[key.strip()] = yaml.safe_load(value)
     return arguments
 
@@ -68,6 +77,14 @@ def _build(cls: Any, arguments: dict[str, Any], text: str) -> BoxSource:
     for key in arguments:
         if key not in known:
             raise UserError(f"The box source '{text}' has no '{key}'.{nearest(key, known)}")
+    for key, value in known.items():
+        named = value.kind in (value.KEYWORD_ONLY, value.POSITIONAL_OR_KEYWORD)
+        if named and value.default is value.empty and key not in arguments:
+            more = "," if arguments else ":"
+            hint = f" ({HINTS[key]})" if key in HINTS else ""
+            raise UserError(
+                f"The box source '{text}' needs {key}: write {text}{more}{key}=VALUE{hint}."
+            )
     try:
         return cls(**arguments)
     except (TypeError, ValueError) as error:

@@ -33,7 +33,10 @@ def test_a_name_with_values_and_a_class_of_ones_own():
         ("random:count", "'count' of the box source 'random:count' is not of the form"),
         ("no.such.module:Finder", "cannot be imported"),
         ("d2_unsupdet.priors:Finder", "cannot be imported"),
-        (f"{__name__}:Sized", "cannot be built: .*sides"),
+        (f"{__name__}:Sized", "needs sides: write .*:Sized:sides=VALUE"),
+        ("eigen", "needs weights: write eigen:weights=VALUE .*export.safetensors"),
+        ("eigen:level=res3", "write eigen:level=res3,weights=VALUE"),
+        ("selective-search:side=0.06,0.75", r"is a list: write side=\[0.06,0.75\]"),
     ],
 )
 def test_mistakes_are_sentences(text, sentence):

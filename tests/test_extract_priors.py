@@ -149,7 +149,7 @@ def test_without_submitit_it_says_what_to_install(tmp_path, monkeypatch):
 
 def test_another_source_is_refused_until_restart_throws_the_boxes_away(folder, tmp_path):
     run(folder, tmp_path / "store")
-    with pytest.raises(UserError, match="another settings: repeat its command to go on"):
+    with pytest.raises(UserError, match="source 'random:count=7' there, 'random:count=3' asked"):
         run(folder, tmp_path / "store", source="random:count=3")
     again = run(folder, tmp_path / "store", "--restart", source="random:count=3")
     assert again.manifest["boxes"] == 36
@@ -162,6 +162,7 @@ def test_another_source_is_refused_until_restart_throws_the_boxes_away(folder, t
         (["--source", "random:number=3"], "has no 'number'"),
         (["--slurm", "2", "--set", "timeout"], "not of the form key=value"),
         (["--dataset", "nowhere"], "No data set is named 'nowhere'"),
+        (["--dataset", "/no/such"], "The folder '/no/such' does not exist"),
     ],
 )
 def test_mistakes_are_one_sentence(folder, tmp_path, more, text):

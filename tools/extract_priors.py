@@ -54,7 +54,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--processes", type=int, default=os.cpu_count() or 1, help="0: this one (the cores)"
     )
     parser.add_argument("--shard-size", type=positive, default=512, help="images a shard (512)")
-    parser.add_argument("--restart", action="store_true", help="throw away what was begun")
+    parser.add_argument(
+        "--restart", action="store_true", help="first delete this generation, finished or not"
+    )
     parser.add_argument("--slurm", type=positive, metavar="TASKS", help="as an array, by submitit")
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="submitit's: timeout_min=600 ..."

@@ -210,6 +210,8 @@ def _ensure(name: str) -> None:
         return
     if os.path.isdir(locate(name)):
         hint = f" To use the images of that folder write 'folder:{name}'."
+    elif name.startswith(("/", "./", "../", "~")):
+        raise UserError(f"The folder '{name}' does not exist, and no data set has that name.")
     else:
         hint = nearest(name, [*DatasetCatalog.keys(), *(f"{p}:" for p in _on_demand)])
     raise UserError(f"No data set is named '{name}'.{hint or f' Known names: {_some_names()}.'}")

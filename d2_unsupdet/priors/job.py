@@ -78,9 +78,10 @@ class Job:
         begun = read_json(path) if path.is_file() else asked  # a generation of another writer
         differing = [key for key in asked if begun.get(key) != asked[key]]
         if differing:
+            told = "; ".join(_difference(key, begun.get(key), asked[key]) for key in differing)
             raise UserError(
-                f"{path.parent} was made with another {' and '.join(differing)}: repeat its "
-                "command to go on, give another --generation, or --restart to throw it away."
+                f"{path.parent} was made otherwise: {told}; give another --out (or --generation), "
+                "repeat its own command to go on with it, or add --restart to delete it first."
             )
 
     def is_published(self) -> bool:
@@ -148,3 +149,13 @@ class Job:
             "seed": self.seed,
         }
         return json.loads(json.dumps(described))  # tuples become lists, as they are read back
+
+
+def _difference(key: str, old: Any, new: Any) -> str:
+    """Both values, for people; of settings only those that differ."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+        return "; ".join(_difference(name, old.get(name), new.get(name)) for name in names)
+    if key == "names":  # hashes say nothing
+        return "the images have other names"
+    return f"{key} {old!r} there, {new!r} asked for"

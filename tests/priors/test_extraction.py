@@ -248,16 +248,23 @@ def test_orders_are_stored_for_each_image(images, tmp_path):
 
 def test_other_settings_do_not_mix_with_what_was_begun(images, tmp_path):
     make_job(images, tmp_path).open()
-    with pytest.raises(UserError, match="another settings and seed: repeat"):
+    with pytest.raises(
+        UserError,
+        match="otherwise: source .* there, 'other' asked for; seed 0 there, 1 asked for; give another --out",
+    ):
         make_job(images, tmp_path, seed=1, settings={"source": "other"}).open()
-    with pytest.raises(UserError, match="another images and names"):
+    with pytest.raises(
+        UserError, match="images .* there, 1 asked for; the images have other names"
+    ):
         make_job(images, tmp_path, records=[{"file_name": "x.jpg"}]).open()
 
 
 def test_other_settings_do_not_pass_for_what_is_published(images, tmp_path):
     first = extract(make_job(images, tmp_path), NoBoxes, progress=False)
     assert extract(make_job(images, tmp_path), NoBoxes, progress=False).sha256 == first.sha256
-    with pytest.raises(UserError, match="generation_0000 was made with another seed"):
+    with pytest.raises(
+        UserError, match="generation_0000 was made otherwise: seed 0 there, 1 asked for"
+    ):
         extract(make_job(images, tmp_path, seed=1), NoBoxes, progress=False)
 
 

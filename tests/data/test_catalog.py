@@ -46,7 +46,7 @@ def test_folder_takes_images_of_any_nesting_and_counts_the_rest(root, warnings_s
         "sub/deep/a.png",
     ]
     assert records[0] == {"file_name": str(root / "b.JPG"), "image_id": "b.JPG"}
-    assert warnings_said == [f"{root}: skipped 1 file that are not images."]
+    assert warnings_said == [f"{root}: skipped 1 file that is not an image."]
 
 
 def test_folder_link_to_itself_ends(root):

@@ -23,7 +23,8 @@ def read_folder(root: Path) -> list[dict]:
             f"expected files ending in {' '.join(IMAGE_EXTENSIONS)}."
         )
     if stray:
-        warn_once(f"{root}: skipped {count_text(len(stray), 'file')} that are not images.")
+        verb = "is not an image" if len(stray) == 1 else "are not images"
+        warn_once(f"{root}: skipped {count_text(len(stray), 'file')} that {verb}.")
     return [{"file_name": os.path.join(root, path), "image_id": path} for path in paths]
 
 

@@ -38,6 +38,7 @@ from d2_unsupdet.checkpoint.backbone import name_checkpoints
 from d2_unsupdet.cli import positive, run_tool
 from d2_unsupdet.data import DetectionMapper, catalog
 from d2_unsupdet.data.images import BadImage
+from d2_unsupdet.engine.config import scored_set
 from d2_unsupdet.errors import UserError
 from d2_unsupdet.priors import PriorStore
 
@@ -117,7 +118,7 @@ def point(text: str) -> tuple[float, float]:
 def find_records(cfg: Any, images: Sequence[str] | None) -> list[dict]:
     """Records of the test set (of the training set where there is none), or of one's own images."""
     if images is None:
-        part = cfg.dataloader.get("test") or cfg.dataloader.train
+        part = scored_set(cfg) or cfg.dataloader.train
         return catalog.get_dataset(part.dataset.names)
     records: list[dict] = []
     for path in map(Path, images):

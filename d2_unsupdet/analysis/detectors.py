@@ -21,7 +21,7 @@ from d2_unsupdet.checkpoint.load import load_weights
 from d2_unsupdet.data import DetectionMapper, catalog
 from d2_unsupdet.engine.build import build_model
 from d2_unsupdet.engine.checks import is_class_agnostic, prepare
-from d2_unsupdet.engine.config import is_box_pretext, load_config, nodes
+from d2_unsupdet.engine.config import is_box_pretext, load_config, nodes, scored_set
 from d2_unsupdet.errors import UserError
 
 RANDOM = "random"
@@ -86,7 +86,7 @@ def open_detector(
     run = Path(source) if Path(source).is_dir() else None
     config = str(run / "config.yaml" if run is not None else source)
     cfg = load_config(config, [*overrides, "train.init_checkpoint="])
-    if cfg.dataloader.get("test") is not None:
+    if scored_set(cfg) is not None:
         cfg = prepare(cfg, eval_only=True)
     elif not is_box_pretext(cfg.model):
         raise UserError(f"{config} has no dataloader.test; it is not that of a detector.")
@@ -125,7 +125,7 @@ def class_names(cfg: DictConfig) -> list[str]:
 
 def _mapper(cfg: DictConfig) -> Any:
     """That of the test set; of a pretraining run without one, the largest size it trains at."""
-    if cfg.dataloader.get("test") is not None:
+    if scored_set(cfg) is not None:
         return instantiate(cfg.dataloader.test.mapper)
     edges = [
         (max(edge) if not isinstance(edge, int) else edge, node.get("max_size"))

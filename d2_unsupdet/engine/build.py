@@ -20,7 +20,7 @@ from d2_unsupdet.checkpoint.checkpointer import RunCheckpointer
 from d2_unsupdet.data import catalog
 from d2_unsupdet.data.loader import build_test_loader
 from d2_unsupdet.engine.activation_checkpoint import checkpoint_blocks
-from d2_unsupdet.engine.config import to_plain
+from d2_unsupdet.engine.config import scored_set, to_plain
 from d2_unsupdet.engine.ema import ModelEMA
 from d2_unsupdet.engine.freeze import freeze
 from d2_unsupdet.engine.guard import FiniteGuard
@@ -163,7 +163,7 @@ def build_hooks(
         return to_iterations(value, size=plan.size, batch=plan.batch, key=key) if value else 0
 
     saves = period("train.checkpointer.period", options.checkpointer.period)
-    scores = Evaluation(cfg) if cfg.dataloader.get("test") is not None else None
+    scores = Evaluation(cfg) if scored_set(cfg) is not None else None
     main = comm.is_main_process()
     writers = []
     if main:

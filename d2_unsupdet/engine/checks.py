@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from d2_unsupdet.checkpoint.files import check_exists
 from d2_unsupdet.data import catalog
-from d2_unsupdet.engine.config import is_box_pretext, nodes, resolve_class_count
+from d2_unsupdet.engine.config import is_box_pretext, nodes, resolve_class_count, scored_set
 from d2_unsupdet.engine.defaults import TRAIN
 from d2_unsupdet.engine.model_checks import check_model
 from d2_unsupdet.engine.probe_hook import check_probe
@@ -62,11 +62,12 @@ def prepare(
     _check_device(cfg.train.device)
     if cfg.train.amp.dtype not in AMP_DTYPES:
         raise UserError(f"train.amp.dtype='{cfg.train.amp.dtype}' is not one of bf16, fp16.")
-    if eval_only and loaders.get("test") is None:
-        raise UserError("--eval-only needs dataloader.test; a pretraining config has none.")
+    scored = scored_set(cfg) is not None
+    if eval_only and not scored:
+        raise UserError(f"--eval-only needs dataloader.test; {_no_test_set(cfg)}")
     if not eval_only and loaders.get("train") is None:
         raise UserError("Training needs dataloader.train; only --eval-only goes without.")
-    used = ["test"] if eval_only else [p for p in ("train", "test") if loaders.get(p) is not None]
+    used = ["test"] if eval_only else ["train", "test"] if scored else ["train"]
     names = [n for part in used for n in catalog.split_names(loaders[part].dataset.names)]
     _check_data(cfg, used)
     check_model(cfg.model)
@@ -82,6 +83,20 @@ def prepare(
     if not eval_only:
         _check_training(cfg, resume, processes)
     return cfg
+
+
+def _no_test_set(cfg: DictConfig) -> str:
+    if cfg.dataloader.get("test") is not None:
+        return (
+            "this config leaves it open: give a labelled data set that is scored without its "
+            "classes, dataloader.test.dataset.names=coco:ANNOTATIONS.json@IMAGES or a known name."
+        )
+    if is_box_pretext(cfg.model):
+        return (
+            "this config has none: take the recipe's .py file, or add **proposals() of "
+            "configs/common/data/proposals.py to its dataloader."
+        )
+    return "a pretraining config has none."
 
 
 def _resolve_classes(cfg: DictConfig, used: Sequence[str], names: Sequence[str]) -> None:

@@ -305,6 +305,16 @@ def resolve_class_count(
             )
 
 
+def scored_set(cfg: DictConfig) -> DictConfig | None:
+    """`dataloader.test`, unless there is none or it waits for `dataset.names` to be given."""
+    test = cfg.dataloader.get("test")
+    if test is None:
+        return None
+    dataset = test.get("dataset")
+    waits = isinstance(dataset, DictConfig) and "names" in dataset and dataset.names is None
+    return None if waits else test
+
+
 def is_box_pretext(model: DictConfig) -> bool:
     """Whether `model` pretrains a detector, whose classes no data set tells."""
     return hasattr(_target(model), "export") and "detector" in model

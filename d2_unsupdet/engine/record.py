@@ -16,7 +16,7 @@ from d2_unsupdet.checkpoint.report import LoadReport
 from d2_unsupdet.data.annotations import report_bad_boxes
 from d2_unsupdet.data.subsets import save_ids
 from d2_unsupdet.engine.build import Hooks
-from d2_unsupdet.engine.config import dump_config
+from d2_unsupdet.engine.config import dump_config, scored_set
 from d2_unsupdet.engine.schedule import describe
 from d2_unsupdet.engine.trainer import Trainer, unwrap
 
@@ -102,7 +102,7 @@ def write_summary(
     seconds: float,
 ) -> None:
     """summary.json: what the report and other tools read first."""
-    test = cfg.dataloader.get("test")
+    test = scored_set(cfg)
     summary: dict[str, Any] = {
         "kind": "pretrain" if hooks.export else "finetune",
         "method": type(unwrap(trainer.model)).__name__,

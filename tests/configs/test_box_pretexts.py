@@ -8,7 +8,15 @@ import torch
 from detectron2.config import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from d2_unsupdet.engine.config import load_config, resolve_class_count, to_plain
+from d2_unsupdet.engine.checks import prepare
+from d2_unsupdet.engine.config import (
+    dump_config,
+    load_config,
+    resolve_class_count,
+    scored_set,
+    to_plain,
+)
+from d2_unsupdet.errors import UserError
 from d2_unsupdet.pretext.box_pretext import DROPPED
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -198,3 +206,28 @@ def test_an_export_is_the_finetuned_detector_without_its_classes(name, partner, 
     assert all(k.startswith("backbone.") for k in counted)  # BN's counter, which FrozenBN lacks
     expected = {k: v for k, v in wanted.items() if not k.startswith(DROPPED)}
     assert {k: v for k, v in exported.items() if k not in counted} == expected
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "up_detr/folder_deformable_detr_r18",
+        pytest.param("detreg/folder_deformable_detr_r18", marks=pytest.mark.slow),
+        pytest.param("siamese_detr/imagenet_detr_r50_300k", marks=pytest.mark.slow),
+        "join_det/folder_deformable_detr_r18",
+    ],
+)
+def test_a_labelled_test_set_is_one_override_of_recipe_and_run(recipe, tmp_path):
+    output, names = f"train.output_dir={tmp_path / 'run'}", "toy_val:images=4:size=64"
+    path = str(CONFIGS / "pretrain" / f"{recipe}.py")
+    waiting = load_config(path, ["dataloader.train.dataset.names=toy_unlabeled", output])
+    assert scored_set(waiting) is None
+    with pytest.raises(UserError, match="leaves it open: give .* dataloader.test.dataset.names="):
+        prepare(waiting, eval_only=True)
+    saved = tmp_path / "config.yaml"
+    saved.write_text(dump_config(waiting))
+    for source in (path, str(saved)):
+        cfg = load_config(source, [f"dataloader.test.dataset.names={names}", output])
+        prepare(cfg, eval_only=True)
+        assert cfg.dataloader.evaluator.dataset_name == names
+        assert cfg.model.detector.heads.num_classes == 1

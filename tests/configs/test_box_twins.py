@@ -10,7 +10,7 @@ from detectron2.config import instantiate
 from omegaconf import DictConfig
 
 from d2_unsupdet.data import catalog
-from d2_unsupdet.engine.config import load_config, to_plain
+from d2_unsupdet.engine.config import load_config, scored_set, to_plain
 from d2_unsupdet.engine.schedule import to_iterations
 from d2_unsupdet.errors import UserError
 from tests.detectors.test_yaml_parts import dump
@@ -61,7 +61,7 @@ def test_the_run_is_the_same(twins):
         found, loader = to_plain(cfg.train), cfg.dataloader.train
         size = next(n for k, n in SIZES.items() if k in str(loader.dataset.names))
         for key in ("max_iter", "eval_period"):
-            if cfg.dataloader.get("test") is not None or key == "max_iter":
+            if scored_set(cfg) is not None or key == "max_iter":
                 found[key] = to_iterations(found[key], size=size, batch=loader.total_batch_size)
             else:
                 del found[key]
@@ -79,7 +79,8 @@ def test_the_run_is_the_same(twins):
     ]
     assert rates[0] == rates[1] and twin.train.best_metric == "bbox_agnostic/AP"
     loaders = [to_plain(c)["dataloader"] for c in (cfg, twin)]
-    assert loaders[0].get("evaluator") == loaders[1].get("evaluator")
+    if scored_set(cfg) is not None:
+        assert loaders[0]["evaluator"] == loaders[1]["evaluator"]
     assert len({loader["train"]["total_batch_size"] for loader in loaders}) == 1
 
 
@@ -108,6 +109,16 @@ def boxes():
     corner = np.random.default_rng(1).uniform(0, 40, (40, 2))
     found = np.concatenate([corner, corner + 40], axis=1).astype(np.float32)
     return Found(found, np.ones(40, np.float32))
+
+
+def test_random_boxes_teach_no_objectness_in_yaml_either():
+    (path,) = (RECIPES / "up_detr").glob("*.yaml")
+    deta = ["MODEL.BOX_PRETEXT.DETECTOR=DETA", "MODEL.DETR.PRE_NORM=None"]
+    small = ["MODEL.DETR.ENC_LAYERS=1", "MODEL.DETR.DEC_LAYERS=1", "MODEL.RESNETS.DEPTH=18"]
+    levels = 'MODEL.RESNETS.OUT_FEATURES=["res3","res4","res5"]'
+    model = instantiate(load_config(str(path), [*deta, *small, levels]).model)
+    assert not model.detector.proposals.teaches_encoder
+    assert model.detector.postprocess.softmax
 
 
 def test_a_key_of_another_method_is_refused():

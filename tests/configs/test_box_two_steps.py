@@ -48,11 +48,11 @@ RECIPES = [  # method, recipe, whether its boxes are stored, overrides
     ("up_detr/toy_deta", False, [*RESIZED, TOY, *TOY_TEST]),
     ("detreg/imagenet_detr_r50_60ep", True, [*SMALL, *CROPPED]),
     ("detreg/coco_deformable_detr_r50_50ep", True, [*SMALL, *CROPPED, *TEST]),
-    ("detreg/folder_deformable_detr_r18", True, [*SMALL, *CROPPED, TOY]),
+    ("detreg/folder_deformable_detr_r18", True, [*SMALL, *CROPPED, TOY, *TOY_TEST]),
     ("detreg/toy_dn_dab_deformable_detr", True, [*CROPPED, TOY, *TOY_TEST]),
     ("siamese_detr/imagenet_detr_r50_300k", True, [*SMALL, *VIEWS]),
     ("siamese_detr/coco_conditional_detr_r50_120k", True, [*SMALL, *VIEWS, *TEST]),
-    ("siamese_detr/folder_deformable_detr_r18", True, [*SMALL, *VIEWS, TOY]),
+    ("siamese_detr/folder_deformable_detr_r18", True, [*SMALL, *VIEWS, TOY, *TOY_TEST]),
     ("siamese_detr/toy_dab_deformable_detr", True, [*VIEWS, TOY, *TOY_TEST]),
 ]
 QUICK = "up_detr/coco", "siamese_detr/folder"

@@ -7,8 +7,11 @@ from d2_unsupdet.data import DetectionMapper, build_test_loader, get_dataset
 from d2_unsupdet.evaluation import build_evaluator
 
 
-def proposals(test, *, test_edge=800, max_size=1333, workers=4):
-    """`dataloader.update(**proposals("coco_2017_val"))`: test loader and evaluator."""
+def proposals(test=None, *, test_edge=800, max_size=1333, workers=4):
+    """`dataloader.update(**proposals("coco_2017_val"))`: test loader and evaluator.
+
+    Without a name nothing is scored until dataloader.test.dataset.names=NAME gives one.
+    """
     return dict(
         test=L(build_test_loader)(
             dataset=L(get_dataset)(names=test),

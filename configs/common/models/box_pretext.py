@@ -6,6 +6,7 @@ from d2_unsupdet.detectors import (
     FocalLoss,
     HungarianAssigner,
     SoftmaxLoss,
+    SuppressedPairs,
 )
 
 
@@ -33,7 +34,9 @@ def class_agnostic(detector, *, softmax):
     )
     if criterion.assigner._target_ == hungarian._target_:  # overlap assignment has no class cost
         criterion.assigner = hungarian
-    if softmax:
+    if softmax and detector.postprocess._target_ == SuppressedPairs:
+        detector.postprocess.softmax = True  # overlap assignment teaches duplicates
+    elif softmax:
         detector.postprocess = L(BestClass)()
     return detector
 

@@ -1,9 +1,11 @@
 """DETReg on a folder of images, two-stage Deformable DETR, ResNet-18, without any file of weights.
 
 dataloader.train.dataset.names=folder:/path/to/images
+dataloader.test.dataset.names=coco:labels.json@/path/to/images  (scored without classes; optional)
 dataloader.train.mapper.source.path=/path/to/their/boxes
 """
 
+from ...common.data.proposals import proposals
 from ...common.models.deformable_detr_two_stage import model
 from ...common.models.detreg import detreg
 from ...common.schedule import multistep
@@ -11,6 +13,7 @@ from .imagenet_deformable_detr_r50_5ep import dataloader, optimizer, train
 
 dataloader.train.dataset.names = "toy_unlabeled"
 dataloader.train.total_batch_size = 16
+dataloader.update(proposals(test_edge=480, max_size=800))  # the largest size it trains at
 dataloader.train.mapper.source.path = "output/priors/folder"
 dataloader.train.mapper.count = 10
 dataloader.train.mapper.least = 1

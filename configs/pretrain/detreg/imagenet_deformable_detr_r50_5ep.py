@@ -12,6 +12,7 @@ from detectron2.config import LazyCall as L
 from d2_unsupdet.priors import StoredBoxes
 
 from ...common.data.priors import flip_crop_resize, priors
+from ...common.data.proposals import proposals
 from ...common.models.deformable_detr import model
 from ...common.models.detreg import detreg
 from ...common.optim import AdamW_deformable as optimizer
@@ -27,7 +28,8 @@ dataloader = dict(
         count=30,
         policy="top",
         least=2,
-    )
+    ),
+    **proposals(),
 )
 
 model = detreg(model)

@@ -1,11 +1,13 @@
 """JoinDet on a folder of images, two-stage Deformable DETR, ResNet-18, without any file of weights.
 
 dataloader.train.dataset.names=folder:/path/to/images
+dataloader.test.dataset.names=coco:labels.json@/path/to/images  (scored without classes; optional)
 
 Random weights make poor first priors: take a dense export of the same images
 (pretrain/dense_siam/folder_r18.py) as train.init_checkpoint, or a store as train.refresh.start.
 """
 
+from ...common.data.proposals import proposals
 from ...common.models.deformable_detr_two_stage import model
 from ...common.models.join_det import join_det
 from ...common.schedule import multistep
@@ -13,6 +15,7 @@ from .imagenet_deformable_detr_r50_5ep import dataloader, optimizer, train
 
 dataloader.train.dataset.names = "toy_unlabeled"
 dataloader.train.total_batch_size = 16
+dataloader.update(proposals(test_edge=480, max_size=800))  # the largest size it trains at
 dataloader.train.mapper.count = 10
 
 model.backbone.stages.depth = 18

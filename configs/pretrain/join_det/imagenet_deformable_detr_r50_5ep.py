@@ -10,6 +10,7 @@ from detectron2.data import transforms as T
 from d2_unsupdet.data import LargeScaleJitter
 
 from ...common.data.living_priors import living_priors
+from ...common.data.proposals import proposals
 from ...common.models.deformable_detr import model
 from ...common.models.join_det import join_det
 from ...common.optim import AdamW_deformable as optimizer
@@ -23,6 +24,7 @@ jitter = [
 ]
 
 dataloader = living_priors("imagenet_train", jitter, batch=192, count=30)  # 8 x 24
+dataloader.update(proposals())
 
 model = join_det(model)
 

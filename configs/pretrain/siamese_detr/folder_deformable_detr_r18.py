@@ -1,9 +1,11 @@
 """Siamese DETR on a folder of images, Deformable DETR, ResNet-18, without any file of weights.
 
 dataloader.train.dataset.names=folder:/path/to/images
+dataloader.test.dataset.names=coco:labels.json@/path/to/images  (scored without classes; optional)
 dataloader.train.mapper.source.path=/path/to/their/boxes
 """
 
+from ...common.data.proposals import proposals
 from ...common.models.deformable_detr import model
 from ...common.models.siamese_detr import siamese_detr
 from ...common.optim import AdamW_deformable as optimizer
@@ -12,6 +14,7 @@ from .imagenet_detr_r50_300k import dataloader, train
 
 dataloader.train.dataset.names = "toy_unlabeled"
 dataloader.train.total_batch_size = 16
+dataloader.update(proposals(test_edge=480, max_size=800))  # the largest size it trains at
 dataloader.train.mapper.source.path = "output/priors/folder"
 
 model.backbone.stages.depth = 18

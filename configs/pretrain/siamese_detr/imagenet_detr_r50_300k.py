@@ -11,6 +11,7 @@ from detectron2.config import LazyCall as L
 
 from d2_unsupdet.priors import StoredBoxes
 
+from ...common.data.proposals import proposals
 from ...common.data.siamese import siamese
 from ...common.models.detr import model
 from ...common.models.siamese_detr import siamese_detr
@@ -23,7 +24,8 @@ dataloader = dict(
         "imagenet_train",
         L(StoredBoxes)(path="output/priors/imagenet_train_edge_boxes"),
         batch=256,  # 32 x 8
-    )
+    ),
+    **proposals(),
 )
 
 model = siamese_detr(model, global_weight=10.0, region_weight=3.0)

@@ -8,6 +8,7 @@ from detectron2.config import LazyCall as L
 from d2_unsupdet.priors import RandomBoxes
 
 from ...common.data.priors import priors, resize
+from ...common.data.proposals import proposals
 from ...common.models.detr import model
 from ...common.models.up_detr import up_detr
 from ...common.optim import AdamW_detr as optimizer
@@ -21,7 +22,8 @@ dataloader = dict(
         [resize()],
         batch=256,  # 8 x 32
         exactly=10,
-    )
+    ),
+    **proposals(),
 )
 
 model.encoder.pre_norm = True

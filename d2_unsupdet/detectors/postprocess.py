@@ -46,15 +46,24 @@ class SuppressedPairs:
         candidates: pairs that are looked at.
         threshold: IoU above which the lower-scored of two pairs of a class goes.
         detections: most an image.
+        softmax: scores of heads with a background class, as pretexts may have them.
     """
 
     def __init__(
-        self, *, candidates: int = 10000, threshold: float = 0.7, detections: int = 100
+        self,
+        *,
+        candidates: int = 10000,
+        threshold: float = 0.7,
+        detections: int = 100,
+        softmax: bool = False,
     ) -> None:
         self.candidates, self.threshold, self.detections = candidates, threshold, detections
+        self.softmax = softmax
 
     def __call__(self, logits: Tensor, boxes: Tensor, sizes: Sizes) -> list[Detections]:
-        scores, labels, pixels = best_pairs(logits, boxes, sizes, self.candidates)
+        scores, labels, pixels = best_pairs(
+            logits, boxes, sizes, self.candidates, softmax=self.softmax
+        )
         result = []
         for s, c, b in zip(scores, labels, pixels, strict=True):
             # Classes are told apart by an offset: with many of them float32 would round the boxes.
@@ -64,12 +73,13 @@ class SuppressedPairs:
 
 
 def best_pairs(
-    logits: Tensor, boxes: Tensor, sizes: Sizes, count: int
+    logits: Tensor, boxes: Tensor, sizes: Sizes, count: int, *, softmax: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Scores, labels (B, n) and boxes (B, n, 4) of the best (query, class) pairs, best first."""
-    classes = logits.shape[-1]
-    scores = full_precision(logits).sigmoid().flatten(1)
-    scores, pairs = scores.topk(min(count, scores.shape[1]), dim=1)
+    logits = full_precision(logits)
+    scores = logits.softmax(-1)[..., :-1] if softmax else logits.sigmoid()
+    classes = scores.shape[-1]
+    scores, pairs = scores.flatten(1).topk(min(count, scores[0].numel()), dim=1)
     query = torch.div(pairs, classes, rounding_mode="floor")
     pixels = _pixels(boxes, sizes).gather(1, query[..., None].expand(-1, -1, 4))
     return scores, pairs % classes, pixels

@@ -225,10 +225,11 @@ def _assigner(s: SimpleNamespace, key: str) -> Assigner:
 
 
 def _postprocess(s: SimpleNamespace, detections: int) -> BestClass | TopPairs | SuppressedPairs:
-    if s.background:
-        return BestClass()
-    if not s.overlap:
-        return TopPairs(detections=detections)
-    return SuppressedPairs(
-        candidates=s.TOPK_CANDIDATES_TEST, threshold=s.NMS_THRESH_TEST, detections=detections
-    )
+    if s.overlap:
+        return SuppressedPairs(
+            candidates=s.TOPK_CANDIDATES_TEST,
+            threshold=s.NMS_THRESH_TEST,
+            detections=detections,
+            softmax=s.background,
+        )
+    return BestClass() if s.background else TopPairs(detections=detections)

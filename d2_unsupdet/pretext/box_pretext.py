@@ -46,27 +46,39 @@ class BoxPretext(nn.Module):
         self.embedding_dim = embedding_width(detector.backbone, self.levels)
         # The teacher of a frozen backbone is that backbone.
         self.teacher = None if is_frozen(detector.backbone) else Teacher(detector.backbone)
+        self._begun = False
 
     @property
     def device(self) -> torch.device:
         return self.detector.device
 
     def begin(self, *, loaded: bool = True) -> None:
-        """The run starts: the teacher is a copy of the weights from here on.
+        """A run starts from these weights: the teacher is a copy of them from here on.
+
+        Other trainers need not call it: the first training step does.
 
         Args:
             loaded: whether they come from a file.
         """
-        if self.teacher is not None:
-            self.teacher.backbone.load_state_dict(self.detector.backbone.state_dict())
-        elif not loaded:
+        fixed = [n for n, p in self.detector.backbone.named_parameters() if not p.requires_grad]
+        if fixed and not loaded:
             raise UserError(
-                "The backbone is frozen at random weights: give a file as train.init_checkpoint, "
-                "or train it with model.detector.backbone.freeze_at=0."
+                f"The backbone is frozen at random weights ({fixed[0]} and {len(fixed) - 1} more): "
+                "give a file as train.init_checkpoint, or train all of it with "
+                "model.detector.backbone.freeze_at=0."
             )
+        if self.teacher is not None:
+            self.teacher.adopt(self.detector.backbone)
+        self._begun = True
 
     def forward(self, batch: Sequence[Sample]) -> Any:
-        return self.losses(batch) if self.training else self.detector(batch)
+        if not self.training:
+            return self.detector(batch)
+        if not self._begun:
+            self._begun = True  # the one look at a tensor of the device
+            if self.teacher is not None and not self.teacher.chosen:
+                self.teacher.adopt(self.detector.backbone)
+        return self.losses(batch)
 
     def losses(self, batch: Sequence[Sample]) -> Losses:
         """Weighted losses of a batch."""

@@ -11,6 +11,7 @@ from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
+from d2_unsupdet.detectors.boxes import full_precision
 from d2_unsupdet.detectors.criterion import flat_index
 from d2_unsupdet.detectors.detr import DETR
 from d2_unsupdet.detectors.layers import MLP
@@ -79,7 +80,7 @@ class DETReg(BoxPretext):
         """Mean over matched pairs and channels of the last layer; 0 where nothing matched."""
         assert self.embed_head is not None
         _, image, query, row = flat_index(matches.layers[-1:], targets, goal.device)
-        found = self.embed_head(decoded.hidden[-1][image, query]).to(goal.dtype)
-        apart = (found - goal[row]).abs()
+        found = full_precision(self.embed_head(decoded.hidden[-1][image, query]))
+        apart = (found - full_precision(goal)[row]).abs()
         log_metric("embedding_distance", apart.sum() / max(1, apart.numel()))
         return self.embedding_weight * apart.sum() / max(1, apart.numel())

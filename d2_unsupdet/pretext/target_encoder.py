@@ -16,14 +16,25 @@ CROPS = 256  # encoded at a time: res2 of 256 crops of 128 pixels takes 0.27 GB 
 class Teacher(nn.Module):
     """A frozen copy of a backbone that nothing trains, whatever its parent does.
 
+    Its buffer `chosen` says whether the weights are those that training starts from; a checkpoint
+    holds both.
+
     Args:
         backbone: is copied.
     """
 
+    chosen: Tensor
+
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = copy.deepcopy(backbone)
+        self.register_buffer("chosen", torch.tensor(False))
         self.requires_grad_(False).eval()
+
+    def adopt(self, backbone: Backbone) -> None:
+        """Take over its weights, for good."""
+        self.backbone.load_state_dict(backbone.state_dict())
+        self.chosen.fill_(True)
 
     def train(self, mode: bool = True) -> "Teacher":
         return super().train(False)

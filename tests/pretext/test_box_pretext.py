@@ -188,10 +188,64 @@ def test_a_frozen_backbone_is_its_own_teacher(method):
 
 
 @methods
-def test_a_backbone_frozen_at_random_weights_is_refused(method):
-    with pytest.raises(UserError, match="frozen at random weights: give a file"):
-        tiny_pretext(method, "detr").begin(loaded=False)
+@pytest.mark.parametrize("freeze_at", [1, 2, 5])
+def test_a_backbone_frozen_at_random_weights_is_refused(method, freeze_at):
+    with pytest.raises(UserError, match=r"frozen at random weights \(stem.*give a file"):
+        tiny_pretext(method, "detr", freeze_at=freeze_at).begin(loaded=False)
     tiny_pretext(method, "detr", freeze_at=0).begin(loaded=False)
+
+
+@methods
+def test_embeddings_are_the_teachers_of_normalised_crops(method):
+    model = tiny_pretext(method, "deformable_detr", freeze_at=0)
+    crops = torch.randint(0, 255, (3, 3, 32, 32), dtype=torch.uint8)
+    detector = model.detector
+    normal = (crops - detector.pixel_mean) / detector.pixel_std
+    maps = detector.backbone(normal)
+    expected = torch.cat([maps[level].mean((2, 3)) for level in model.levels], dim=1).detach()
+    torch.testing.assert_close(model.embed(crops), expected)
+    with torch.no_grad():
+        for parameter in detector.backbone.parameters():
+            parameter.mul_(1.5)
+    torch.testing.assert_close(model.embed(crops), expected)
+
+
+@methods
+def test_any_trainer_gives_the_teacher_the_loaded_weights_once(method):
+    start = tiny_pretext(method, "detr", freeze_at=0, seed=1).detector.backbone.state_dict()
+    model = copy.deepcopy(tiny_pretext(method, "detr", freeze_at=0, seed=2))
+    model.teacher.chosen.fill_(False)
+    model._begun = False
+    model.detector.backbone.load_state_dict(start)
+    model.train()(batch_for(method))
+    assert all(torch.equal(model.teacher.backbone.state_dict()[n], t) for n, t in start.items())
+    resumed = tiny_pretext(method, "detr", freeze_at=0, seed=3)
+    resumed._begun = False
+    with torch.no_grad():
+        model.detector.backbone.stem.conv1.weight.add_(1)
+    resumed.load_state_dict(model.state_dict())
+    resumed.train()(batch_for(method))
+    assert all(torch.equal(resumed.teacher.backbone.state_dict()[n], t) for n, t in start.items())
+
+
+@methods
+def test_duplicates_are_suppressed_where_overlap_assignment_teaches_them(method):
+    model = tiny_pretext(method, "deta").eval()
+    background = model.detector.heads.background
+    logits = torch.tensor([[[3.0, 0.0]]]) if background else torch.tensor([[[3.0]]])
+    boxes = torch.tensor([0.5, 0.5, 0.2, 0.2]).expand(1, 10, 4)
+    (found,) = model.detector.postprocess(logits.expand(1, 10, -1), boxes, [(64, 64)])
+    assert len(found.scores) == 1 and set(found.labels.tolist()) == {0}
+    chance = logits.softmax(-1)[0, 0, 0] if background else logits.sigmoid()[0, 0, 0]
+    torch.testing.assert_close(found.scores[0], chance)
+
+
+@methods
+def test_losses_stay_in_full_precision_under_autocast(method):
+    model = tiny_pretext(method, "conditional_detr").train()
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model(batch_for(method))
+    assert {value.dtype for value in losses.values()} == {torch.float32}
 
 
 @methods

@@ -121,6 +121,28 @@ def test_boxes_are_shaken_for_reading_only():
         assert torch.equal(a.boxes, b.boxes)
 
 
+def test_every_box_has_noise_of_its_own(monkeypatch):
+    seen = []
+
+    def jittered(boxes, sizes, noise, *, amount):
+        seen.append((noise, amount))
+        return boxes
+
+    monkeypatch.setattr("d2_unsupdet.pretext.siamese_detr.jitter_boxes", jittered)
+    model = tiny_pretext("siamese_detr", "detr", jitter=0.07).train()
+    model(batch_for("siamese_detr"))
+    ((noise, amount),) = seen
+    assert amount == 0.07 and noise.shape == (4, REGIONS, 4)
+    assert len(noise.unique()) == noise.numel()
+
+
+def test_overlap_assignment_keeps_to_the_group():
+    batch = batch_for("siamese_detr")
+    allowed = seen_by(tiny_pretext("siamese_detr", "deta", **CALM), batch)["allowed"]
+    assert [row.nonzero().flatten().tolist() for row in allowed] == [[q // 4] for q in range(12)]
+    assert seen_by(tiny_pretext("siamese_detr", "detr", **CALM), batch)["allowed"] is None
+
+
 def test_what_a_query_describes_is_the_crop_of_the_other_view():
     model = tiny_pretext("siamese_detr", "detr", **CALM)
     goals = []

@@ -29,6 +29,7 @@ from d2_unsupdet.engine.model_parts import instantiate_model
 from d2_unsupdet.engine.model_state import batches_uncounted, share_statistics
 from d2_unsupdet.engine.objects import warn_without_objects
 from d2_unsupdet.engine.pictures import PicturesHook
+from d2_unsupdet.engine.pinned_boxes import PinnedBoxesHook
 from d2_unsupdet.engine.probe_hook import DEFAULT_SIZE, KnnProbeHook
 from d2_unsupdet.engine.refresh import PriorRefreshHook
 from d2_unsupdet.engine.schedule import to_iterations
@@ -36,6 +37,7 @@ from d2_unsupdet.engine.sync_batch_norm import resolve_sync_bn, use_sync_bn
 from d2_unsupdet.engine.trainer import Trainer, unwrap
 from d2_unsupdet.engine.writers import build_writers
 from d2_unsupdet.evaluation import inference_on_dataset
+from d2_unsupdet.evaluation.build import restrict
 from d2_unsupdet.seeding import seed_everything
 
 
@@ -104,6 +106,9 @@ class Evaluation:
         self.loader = instantiate(cfg.dataloader.test)
         warn_without_objects(self.loader.dataset, str(cfg.dataloader.test.dataset.names))
         self.evaluator = instantiate(cfg.dataloader.evaluator)
+        dataset = cfg.dataloader.test.dataset
+        if dataset.get("subset") is not None or not dataset.get("keep_empty", True):
+            restrict(self.evaluator, [record["image_id"] for record in self.loader.dataset.records])
 
     def __call__(self, model: nn.Module) -> dict[str, Any]:
         """Nested scores; empty on ranks other than 0."""
@@ -115,7 +120,7 @@ class Hooks:
     """The hooks of a run by what they do; None where the run has no use for one."""
 
     metrics: MetricsHook
-    refresh: PriorRefreshHook | None
+    boxes: PriorRefreshHook | PinnedBoxesHook
     evaluation: EvaluationHook | None
     pictures: PicturesHook | None
     probe: KnnProbeHook | None
@@ -128,7 +133,7 @@ class Hooks:
         run again, and a line that is kept to one that is cut."""
         return [
             self.metrics,
-            self.refresh,  # before the checkpoint, which names the generation
+            self.boxes,  # before the checkpoint, which names the generation
             self.evaluation,
             self.pictures,
             self.probe,
@@ -193,9 +198,8 @@ def build_hooks(
 
     return Hooks(
         metrics=MetricsHook(options.log_period, max_bad_rate=options.max_bad_images),
-        refresh=_build_refresh(
-            cfg, trainer, period("train.refresh.period", options.refresh.period)
-        ),
+        boxes=_build_refresh(cfg, trainer, period("train.refresh.period", options.refresh.period))
+        or PinnedBoxesHook(),
         evaluation=EvaluationHook(
             period("train.eval_period", options.eval_period),
             evaluate,

@@ -119,5 +119,6 @@ def write_summary(
         else [],
         "state_sha256": digest,
         "seed": cfg.train.seed,
+        "notes": trainer.notes,  # such as the boxes that nobody drew: generation and hash
     }
     write_json(output / "summary.json", summary)

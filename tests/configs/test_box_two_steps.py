@@ -112,6 +112,8 @@ def test_box_pretexts(recipe, boxes, options, data, backbone, tmp_path, monkeypa
         options = [*options, f"{MAPPER}.source.path={path}"]
     summary = run_and_resume(f"pretrain/{recipe}.py", tmp_path / "run", *COMMON, *options)
     assert summary["kind"] == "pretrain" and len(summary["exports"]) == 2
+    named = PriorStore(path).open().sha256 if boxes else None
+    assert summary["notes"].get("priors", {}).get("sha256") == named
     scored = any("dataloader.test" in option for option in options)
     assert set(summary["result"] or ()) == ({"bbox_agnostic"} if scored else set())
 

@@ -37,6 +37,7 @@ from d2_unsupdet.errors import UserError
 log = logging.getLogger(__name__)
 
 State = dict[str, torch.Tensor]
+ENCODER = "proposals."  # what only two-stage detectors and DETA have
 _BLOCK = re.compile(r"(stem|res[2-5]\.\d+)\..+")  # not `res5.norm`, the extra norm of a C4 head
 
 
@@ -287,6 +288,7 @@ def _check(report: LoadReport, min_coverage: float, missing: Sequence[str]) -> N
             f"model {_first(report.new)}; is it the right file, or a layout we do not know?"
         )
     if missing:
+        _check_stages(report, missing)
         heads = all(map(is_class_tensor, missing))
         hint = "set train.init.classes to drop (classes in Python)" if heads else ""
         raise UserError(
@@ -299,6 +301,24 @@ def _check(report: LoadReport, min_coverage: float, missing: Sequence[str]) -> N
             f"than min_coverage={min_coverage:g} (unused: {_first(report.unused)}); is the model "
             "the one this file was made for?"
         )
+
+
+def _check_stages(report: LoadReport, missing: Sequence[str]) -> None:
+    """Tensors are missing since one has an encoder stage and the other has not: say that."""
+    file = any(name.startswith(ENCODER) for name in report.unused)
+    model = any(name.startswith(ENCODER) for name in missing)
+    if file == model or any(name.startswith(ENCODER) for name in report.matched):
+        return
+    if file:
+        said = "is of a two-stage detector and the model has one stage: take a two-stage config"
+        example = "deformable_detr_r50_two_stage_50ep.py"
+    else:
+        said = "is of a one-stage detector and the model has two stages: take a one-stage config"
+        example = "deformable_detr_r50_50ep.py"
+    raise UserError(
+        f"{report.source} {said}, as configs/finetune/coco/{example}, or name what may start anew "
+        f"({_first(missing)}) in train.init.allow_missing (allow_missing in Python)."
+    )
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

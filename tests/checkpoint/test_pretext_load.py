@@ -107,6 +107,17 @@ def test_an_export_goes_on_without_a_flag(method, name, tmp_path):
     assert {n.split(".")[0] for n in report.new} == {"detector", "embed_head"}
 
 
+@pytest.mark.parametrize("two_stage, said", [(True, "has one stage"), (False, "has two stages")])
+def test_an_export_of_another_number_of_stages_is_called_so(two_stage, said):
+    names = ["deformable_detr", "deformable_detr_two_stage"]
+    theirs, ours = names[::-1] if two_stage else names
+    state = tiny_pretext("detreg", theirs).export()
+    detector = tiny_detr(ours)
+    config = "detr_r50_two_stage_50ep" if two_stage else "detr_r50_50ep"
+    with pytest.raises(UserError, match=f"{said}: .*{config}.*allow_missing"):
+        load_weights(detector, state)
+
+
 def test_half_an_export_is_refused():
     state = tiny_pretext("up_detr", "deformable_detr").export()
     part = {n: t for n, t in state.items() if not n.startswith("heads.boxes.0.layers.1")}

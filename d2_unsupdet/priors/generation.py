@@ -16,7 +16,7 @@ import numpy as np
 
 from d2_unsupdet.errors import UserError
 from d2_unsupdet.priors.found import Found
-from d2_unsupdet.priors.names import Key, image_name, make_key
+from d2_unsupdet.priors.names import UNREAD, Key, image_name, make_key
 from d2_unsupdet.priors.shard_file import COLUMNS, Table, damaged, decode, piece_digest
 
 MANIFEST, FILES, INDEX = "manifest.json", "files.json", "index.bin"
@@ -75,6 +75,8 @@ class Generation:
     ) -> Found | None:
         """The normalised boxes of an image, or None if it is not in this generation.
 
+        An image whose file could not be read then is kept by its name alone, and found by it.
+
         Args:
             record: of the catalog, or a path.
             width: of the upright image; default the record's.
@@ -82,7 +84,10 @@ class Generation:
         """
         if width is None or height is None:
             width, height = _size(record)
-        row = self.find(make_key(image_name(record, self.root), width, height))
+        name = image_name(record, self.root)
+        row = self.find(make_key(name, width, height))
+        if row is None:
+            row = self.find(make_key(name, *UNREAD))
         return None if row is None else self.read(row)
 
     def find(self, key: Key) -> int | None:

@@ -15,6 +15,7 @@ from d2_unsupdet.data.catalog import datasets_root
 from d2_unsupdet.data.toy import cache_root
 
 DATASETS, CACHE = "$DATASETS", "$CACHE"  # what stands for the two roots that the environment names
+UNREAD = (0, 0)  # in place of the size of an image whose file could not be read
 
 
 class Key(NamedTuple):

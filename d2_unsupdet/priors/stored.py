@@ -93,15 +93,15 @@ class StoredBoxes:
     def _unknown(
         self, record: Mapping[str, Any], size: tuple[int, int], of: int | None = None
     ) -> UserError:
-        generation = self.generation
+        generation, (width, height) = self.generation, size
         name, made = image_name(record, generation.root), generation.settings
         kept = ", ".join(f"{k} {made[k]}" for k in ("dataset", "subset") if made.get(k) is not None)
+        holds = f"{len(generation):,} images" + (f" ({kept})" if kept else "")
         asked = f", of {of:,} asked for" if of else ""
         fix = "extract the boxes of the data set that is read here"
         if made.get("subset") is not None:
             fix += f", or read the same images of it (subset={made['subset']})"
         return UserError(
-            f"{generation.folder} knows no image '{name}' of {size[0]} x {size[1]} pixels; it holds "
-            f"{len(generation):,} images{f' ({kept})' if kept else ''}{asked}: {fix}, or give root= "
-            "if the images have moved."
+            f"{generation.folder} knows no image '{name}' of {width} x {height} pixels; it holds "
+            f"{holds}{asked}: {fix}, or give root= if the images have moved."
         )

@@ -36,9 +36,7 @@ class PinnedBoxesHook(HookBase):
             found = source.generation
             known = comm.all_gather({"generation": found.number, "sha256": found.sha256})[0]
             if self.trainer.start_iter:
-                logger.warning(
-                    "the checkpoint names no boxes: the run takes the store's"
-                )
+                logger.warning("the checkpoint names no boxes: the run takes the store's")
         elif source.number not in (None, known["generation"]):
             raise UserError(
                 f"The checkpoint was trained on generation {known['generation']} of the boxes and "

@@ -13,6 +13,7 @@ python tools/visualize.py output/pretrain --priors         # its boxes over the 
 """
 
 import argparse
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ from d2_unsupdet.data.images import BadImage
 from d2_unsupdet.engine.config import scored_set
 from d2_unsupdet.errors import UserError
 from d2_unsupdet.priors import PriorStore
+from d2_unsupdet.priors.quality import find
 
 GRID = [(x, y) for y in (0.3, 0.7) for x in (0.3, 0.7)]  # where no query is sure
 
@@ -64,7 +66,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--images", nargs="+", help="image files or folders; default: the test set")
     parser.add_argument(
-        "--out", type=Path, help="folder for the pictures; default: RUN/predictions, /attention ..."
+        "--out",
+        type=Path,
+        help="folder for the pictures; default: RUN/predictions, RUN/attention ..., whose earlier "
+        "pictures are replaced",
     )
     parser.add_argument(
         "--threshold", type=float, default=0.3, help="lowest score that is drawn (default 0.3)"
@@ -100,7 +105,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         nargs="?",
         const="",
         metavar="STORE",
-        help="draw stored boxes instead, one panel a generation; default: RUN/priors",
+        help="draw stored boxes instead, one panel a generation; default: RUN/priors, else the "
+        "store that the run's config reads",
     )
     args = parser.parse_args(argv)
     chosen = [bool(args.attention), args.eigen is not None, args.priors is not None]
@@ -222,14 +228,21 @@ def draw_priors(args: argparse.Namespace) -> Iterator[tuple[str, np.ndarray]]:
     from d2_unsupdet.engine.config import load_config
 
     run = Path(args.run)
-    store = PriorStore(args.priors or run / "priors")
+    cfg = load_config(str(run / "config.yaml" if run.is_dir() else run), args.set)
+    store = PriorStore(args.priors or store_of(run, cfg))
     numbers = evenly(store.generations, 5)
     if not numbers:
         store.open()  # says what is missing
     generations = {number: store.open(number) for number in numbers}
-    cfg = load_config(str(run / "config.yaml" if run.is_dir() else run), args.set)
-    records = find_records_of_training(cfg, args.images)
-    for record in spread(records, args.limit):
+    records = spread(find_records_of_training(cfg, args.images), args.limit)
+    if not any(find(generation, r)[0] for generation in generations.values() for r in records):
+        made = dict(generations[numbers[0]].settings)
+        raise UserError(
+            f"{store.path} knows none of the {len(records)} images, so there is nothing to draw: "
+            f"it was made of {made.get('dataset')} (subset {made.get('subset')}); name its images "
+            "by --images, or by --set dataloader.train.dataset.names=... and .subset=..."
+        )
+    for record in records:
         try:
             truth = labelled(record)
         except BadImage as error:
@@ -241,11 +254,22 @@ def draw_priors(args: argparse.Namespace) -> Iterator[tuple[str, np.ndarray]]:
         yield record["file_name"], draw_generations(truth["image"], boxes, limit=args.top or 30)
 
 
+def store_of(run: Path, cfg: Any) -> Path:
+    """The boxes that a run makes itself, else those that its config reads."""
+    if PriorStore(run / "priors").generations:
+        return run / "priors"
+    source = cfg.dataloader.train.mapper.get("source") or {}
+    if source.get("path"):
+        return Path(source["path"])
+    raise UserError(f"{run} has no stored boxes and its config reads none: say --priors STORE.")
+
+
 def find_records_of_training(cfg: Any, images: Sequence[str] | None) -> list[dict]:
     """Records whose boxes a run of pretraining uses, or of one's own images."""
     if images is not None:
         return find_records(cfg, images)
-    return catalog.get_dataset(cfg.dataloader.train.dataset.names)
+    chosen = cfg.dataloader.train.dataset
+    return catalog.get_dataset(chosen.names, subset=chosen.get("subset"))
 
 
 def pictures_of(args: argparse.Namespace) -> Iterator[tuple[str, np.ndarray]]:
@@ -258,20 +282,35 @@ def pictures_of(args: argparse.Namespace) -> Iterator[tuple[str, np.ndarray]]:
     return draw(shown, records, kind, args)
 
 
+def folder_of(args: argparse.Namespace) -> Path:
+    """Named after what is drawn, so that different pictures do not share a folder."""
+    kinds = {"attention": args.attention, "eigen": args.eigen, "pictures_priors": args.priors}
+    parts = [next((kind for kind, wanted in kinds.items() if wanted), "predictions")]
+    if args.priors is not None:
+        parts = ["pictures_priors", *Path(args.priors).parts[-2:]]
+    parts += [f"vs_{label}" for label in name_checkpoints(args.compare)] if args.compare else []
+    parts += [Path(path).resolve().stem for path in (args.images or ())[:1]]
+    name = re.sub(r"[^\w.@-]+", "_", "_".join(part for part in parts if part != "/"))
+    return (Path(args.run) if Path(args.run).is_dir() else Path("output")) / name
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Read, predict, draw, say where."""
     args = parse(argv)
     if not args.attention and (args.queries or args.points):
         raise UserError("--queries and --points choose what attention is drawn: add --attention.")
-    kinds = {"attention": args.attention, "eigen": args.eigen, "priors": args.priors is not None}
-    name = next((kind for kind, wanted in kinds.items() if wanted), "predictions")
-    folder = Path(args.run) if Path(args.run).is_dir() else Path("output")
-    out = args.out or folder / (f"pictures_{name}" if name == "priors" else name)
-    count = 0
+    out = args.out or folder_of(args)
+    count, before = 0, set(out.glob("[0-9][0-9][0-9][0-9]_*.png"))
     for file_name, picture in pictures_of(args):
         out.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(out / f"{count:04d}_{Path(file_name).stem}.png")
+        path = out / f"{count:04d}_{Path(file_name).stem}.png"
+        Image.fromarray(picture).save(path)
+        before.discard(path)
         count += 1
+    if before and args.out:
+        print(f"{len(before)} pictures were in {out} before and stay there")
+    for path in () if args.out else before:  # the folder is this tool's own
+        path.unlink()
     print(f"{count} pictures in {out}")
     if not args.top and getattr(args, "highest", 1.0) < args.threshold:
         print(f"No box is drawn: the highest score is {args.highest:.2g}, see --threshold.")

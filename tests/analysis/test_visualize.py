@@ -194,6 +194,50 @@ def test_priors_over_the_refreshes(tool, pretrained, tmp_path, capsys):
         tool.main([str(pretrained), "--priors", str(tmp_path / "none")])
 
 
+def test_a_run_without_boxes_of_its_own_shows_those_it_reads(tool, tmp_path, capsys):
+    config = str(ROOT / "configs/pretrain/detreg/toy_deformable_detr.py")
+    names, path = "dataloader.train.dataset.names=", "dataloader.train.mapper.source.path="
+    sets = [f"{names}toy_val:images=4", f"{path}{tmp_path / 'read'}"]
+    with PriorStore(tmp_path / "read").write(0, {"dataset": "toy_val:images=4"}) as writer:
+        for record in get_dataset("toy_val:images=4"):
+            size = record["width"], record["height"]
+            writer.add(record, *size, np.float32([[0.1, 0.1, 0.5, 0.9]]), np.ones(1, np.float32))
+    out = tmp_path / "drawn"
+    tool.main([config, "--priors", "--out", str(out), "--set", *sets])
+    assert len(list(out.iterdir())) == 4
+    capsys.readouterr()
+    tool.main([config, "--priors", "--out", str(out), "--limit", "1", "--set", *sets])
+    assert "3 pictures were in" in capsys.readouterr().out
+    other = [f"{names}toy_train:images=4", sets[1]]
+    with pytest.raises(UserError, match="knows none of the 4 images.* made of toy_val:images=4"):
+        tool.main([config, "--priors", "--out", str(tmp_path / "none"), "--set", *other])
+    assert not (tmp_path / "none").exists()
+
+
+def test_different_pictures_have_different_folders_which_hold_the_last_ones(
+    tool, weights, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    folders = [
+        tool.folder_of(tool.parse([str(tmp_path), *more]))
+        for more in (
+            [],
+            ["--compare", "random"],
+            ["--compare", "other=output/run"],
+            ["--images", "a/photos"],
+            ["--attention"],
+            ["--priors"],
+            ["--priors", "output/priors/folder"],
+        )
+    ]
+    assert len(set(folders)) == len(folders)
+    assert folders[0] == tmp_path / "predictions" and folders[5] == tmp_path / "pictures_priors"
+    command = [CONFIG, "--weights", weights, "--set", *SETS]
+    tool.main([*command, "--limit", "3"])
+    tool.main([*command, "--limit", "2"])
+    assert len(list((tmp_path / "output/predictions").iterdir())) == 2
+
+
 def test_the_pictures_are_alternatives(tool, capsys):
     with pytest.raises(SystemExit):
         tool.main(["run", "--eigen", "encoder", "--attention"])

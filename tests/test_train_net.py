@@ -223,6 +223,7 @@ def test_finetune_evaluates_and_eval_only_repeats_the_score(whole, tmp_path):
     # The saved config names the weights that the run started from: they are not what is meant.
     log = finish(start(output / "config.yaml", "--eval-only"))
     assert json.loads(log[log.index("\n{") :]) == at_end
+    assert "have no predictions" not in log  # the images outside the subset are not asked for
     assert f"{output}/model_final.pth" in log and f"detections go to {output}/evaluation" in log
 
 

@@ -1,7 +1,8 @@
 """The evaluator a data set asks for by its metadata's `evaluator_type`."""
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from detectron2.evaluation import (
     CityscapesInstanceEvaluator,
@@ -46,6 +47,30 @@ def build_evaluator(
     return _BUILDERS[kind](dataset_name, output_dir, tasks, distributed)
 
 
+def restrict(evaluator: DatasetEvaluator, image_ids: Iterable[Any]) -> None:
+    """Score these images only; evaluators of label maps count what they are given anyway."""
+    if isinstance(evaluator, (CocoEvaluator, VocEvaluator, _Together)):
+        evaluator.restrict(image_ids)
+    elif not isinstance(evaluator, (SemSegEvaluator, ClusteringEvaluator)):
+        raise UserError(
+            f"{type(evaluator).__name__} scores whole data sets: leave "
+            "dataloader.test.dataset.subset and keep_empty out."
+        )
+
+
+class _Together(DatasetEvaluators):
+    """Several evaluators that can be told which images to score."""
+
+    def __init__(self, evaluators: Sequence[CocoEvaluator | VocEvaluator]) -> None:
+        super().__init__(evaluators)
+        self.members = list(evaluators)
+
+    def restrict(self, image_ids: Iterable[Any]) -> None:
+        ids = list(image_ids)
+        for member in self.members:
+            member.restrict(ids)
+
+
 def _class_agnostic(
     name: str, output_dir: str | None, kind: str, distributed: bool
 ) -> DatasetEvaluator:
@@ -72,7 +97,7 @@ def _lvis(name: str, output_dir: str | None, tasks: Tasks, distributed: bool) ->
 
 
 def _voc(name: str, output_dir: str | None, tasks: Tasks, distributed: bool) -> DatasetEvaluator:
-    return DatasetEvaluators(
+    return _Together(
         [
             VocEvaluator(name, distributed=distributed),
             CocoEvaluator(

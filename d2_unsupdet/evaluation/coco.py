@@ -83,7 +83,8 @@ class CocoEvaluator(DatasetEvaluator):
 
     def restrict(self, image_ids: Iterable[Any]) -> None:
         """Score these images only, as if the data set had no others."""
-        self._truth = self.truth.only(image_ids)
+        known = self.truth.image_ids
+        self._truth = self.truth.only([image for image in image_ids if image in known])
 
     def reset(self) -> None:
         """Forget all predictions."""

@@ -55,7 +55,12 @@ class VocEvaluator(DatasetEvaluator):
         self.dataset_name = dataset_name
         self.metric: Metric = metric or ("11-point" if str(year) == "2007" else "all-point")
         self.distributed = distributed
+        self._only: set[Any] | None = None
         self.reset()
+
+    def restrict(self, image_ids: Iterable[Any]) -> None:
+        """Score these images only, as if the data set had no others."""
+        self._only = set(image_ids)
 
     def reset(self) -> None:
         """Forget all predictions."""
@@ -81,6 +86,8 @@ class VocEvaluator(DatasetEvaluator):
                 return {}
         predictions = {image: found for part in parts for image, found in part.items()}
         records = catalog.get_dataset(self.dataset_name)
+        if self._only is not None:
+            records = [record for record in records if record["image_id"] in self._only]
         names = catalog.metadata(self.dataset_name).thing_classes
         missing = sum(record["image_id"] not in predictions for record in records)
         if missing:

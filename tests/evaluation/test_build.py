@@ -1,8 +1,14 @@
 """The evaluator follows the data set's metadata; a missing package is said before inference."""
 
 import pytest
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import DatasetEvaluators, SemSegEvaluator
+from detectron2.evaluation import (
+    CityscapesInstanceEvaluator,
+    DatasetEvaluators,
+    SemSegEvaluator,
+)
+from detectron2.structures import Boxes, BoxMode, Instances
 
 from d2_unsupdet.errors import UserError
 from d2_unsupdet.evaluation import CocoEvaluator, VocEvaluator, build_evaluator
@@ -29,6 +35,39 @@ def test_voc_gets_both_metrics_under_two_names():
     assert isinstance(evaluator, DatasetEvaluators)
     voc, coco = evaluator._evaluators
     assert isinstance(voc, VocEvaluator) and coco.suffix == "_coco"
+
+
+def test_a_part_of_a_data_set_is_scored_as_if_there_were_no_other_images(caplog):
+    """Both metrics of VOC: half the images answered rightly are all of them."""
+    name = "build_test_part"
+    box = {"bbox": [10.0, 10.0, 40.0, 40.0], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
+    records = [{"image_id": i, "height": 50, "width": 50, "annotations": [box]} for i in range(4)]
+    DatasetCatalog.register(name, lambda: records)
+    MetadataCatalog.get(name).set(evaluator_type="pascal_voc", thing_classes=["cat"], year=2007)
+    found = Instances((50, 50))
+    found.pred_boxes = Boxes(torch.tensor([box["bbox"]]))
+    found.scores, found.pred_classes = torch.ones(1), torch.zeros(1, dtype=torch.int64)
+
+    def scores(part):
+        evaluator = build_evaluator(name, distributed=False)
+        evaluator.reset()
+        if part:
+            build_module.restrict(evaluator, [1, 3])
+        for i in (1, 3):
+            evaluator.process([records[i]], [{"instances": found}])
+        return {task: values["AP50"] for task, values in evaluator.evaluate().items()}
+
+    whole = scores(part=False)
+    assert max(whole.values()) < 60 and "2 of 4 images" in caplog.text
+    caplog.clear()
+    assert scores(part=True) == pytest.approx({"bbox": 100.0, "bbox_coco": 100.0})
+    assert "no predictions" not in caplog.text
+
+
+def test_an_evaluator_of_whole_data_sets_refuses_a_part():
+    evaluator = object.__new__(CityscapesInstanceEvaluator)
+    with pytest.raises(UserError, match="CityscapesInstanceEvaluator scores whole data sets"):
+        build_module.restrict(evaluator, [1])
 
 
 def test_semantic_sets_get_detectron2s_evaluator():

@@ -41,6 +41,10 @@ class BadImage(Exception):
         return f"{self.path}: {self.reason}"
 
 
+class NoBoxes(BadImage):
+    """A readable image that this draw leaves without usable boxes; another draw may keep some."""
+
+
 @dataclass(frozen=True)
 class Decoded:
     """Upright pixels; the left edge of pixel i lies at `origin + shrink * i` of the full image.

@@ -15,7 +15,7 @@ from detectron2.data import DatasetFromList
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from d2_unsupdet.data.images import BadImage
+from d2_unsupdet.data.images import BadImage, NoBoxes
 from d2_unsupdet.data.plan import BatchPlan, Position
 from d2_unsupdet.errors import UserError
 from d2_unsupdet.seeding import seeded
@@ -28,7 +28,8 @@ class MappedDataset(Dataset):
     """Records mapped on demand; an unreadable image is replaced by the next readable one.
 
     The replacement is the same in every process, and the sample says which files it stands for
-    (`bad_files`), so that the main process can count them.
+    (`bad_files`, and `boxless` where only this draw left no boxes), so that the main process can
+    count them.
     """
 
     def __init__(self, records: Sequence[dict], mapper: Mapper, *, seed: int) -> None:
@@ -50,6 +51,7 @@ class MappedDataset(Dataset):
     def sample(self, position: Position) -> dict:
         """The mapped record at a position, or of the next readable image."""
         bad: list[str] = []
+        boxless: list[str] = []
         for step in range(min(NEIGHBOURS, len(self))):
             index = (position.index + step) % len(self)
             record = {**self.records[index], "epoch": position.epoch, "index": index}
@@ -57,11 +59,12 @@ class MappedDataset(Dataset):
                 with seeded(self.seed, position.epoch, index):
                     sample = self.mapper(record)
             except BadImage as error:
-                bad.append(f"{error.path}: {error.reason}")
+                (boxless if isinstance(error, NoBoxes) else bad).append(str(error))
                 continue
-            return {**sample, "bad_files": tuple(bad)}
+            return {**sample, "bad_files": tuple(bad), "boxless": tuple(boxless)}
+        first = (bad + boxless)[0]
         raise UserError(
-            f"{len(bad)} images in a row cannot be used, the first is {bad[0]}; "
+            f"{len(bad + boxless)} images in a row cannot be used, for example {first}; "
             "check the data set's files."
         )
 

@@ -11,7 +11,7 @@ import torch
 from detectron2.data import transforms as T
 
 from d2_unsupdet.data.box_choice import policy as named_policy
-from d2_unsupdet.data.images import BadImage, read_image
+from d2_unsupdet.data.images import NoBoxes, read_image
 from d2_unsupdet.data.paste import PasteSmallBoxes
 from d2_unsupdet.data.photometric import Photometric
 from d2_unsupdet.data.region_crops import region_crops
@@ -32,7 +32,7 @@ class PriorMapper:
     >>> sample["priors"]         # float32 (M, 4), XYXY in pixels of that image
     >>> sample["crops"]          # uint8 (M, 3, 128, 128), of the image in its file
 
-    An image with too few boxes counts as unusable: the next one takes its place.
+    An image with too few boxes is `NoBoxes`: the next one takes its place, and the draw is counted.
 
     Args:
         source: finds the boxes of an image, best first.
@@ -107,7 +107,7 @@ class PriorMapper:
     def _require(self, count: int, record: Mapping[str, Any], when: str) -> None:
         if count < self.least:
             reason = f"too few boxes {when}: {count} of at least {self.least}"
-            raise BadImage(record["file_name"], reason)
+            raise NoBoxes(record["file_name"], reason)
 
     def _crops(self, pixels: np.ndarray, boxes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         operations = [self.photometric.draw(rng) for _ in boxes]

@@ -12,7 +12,7 @@ import torch
 from detectron2.data import transforms as T
 from fvcore.transforms.transform import NoOpTransform, TransformList
 
-from d2_unsupdet.data.images import BadImage, read_image
+from d2_unsupdet.data.images import NoBoxes, read_image
 from d2_unsupdet.data.photometric import Photometric
 from d2_unsupdet.data.region_crops import region_crops
 from d2_unsupdet.data.siamese_boxes import SharedBoxes, random_boxes
@@ -34,8 +34,8 @@ class SiamesePairMapper:
     >>> sample["overlap"]        # float32 (2, 4): what both show, the first of the priors
     >>> sample["rectangles"]     # float32 (2, 4): each view in pixels of the image's file
 
-    An image without any box in the part that both views show counts as unusable: the next one
-    takes its place.
+    An image without any box in the part that both views show is `NoBoxes`: the next one takes its
+    place, and the draw is counted.
 
     Args:
         source: finds the boxes of an image, best first. None: random boxes in the shared part.
@@ -85,7 +85,7 @@ class SiamesePairMapper:
             inside = mirror.apply_box(resize.apply_box(found.astype(np.float64).reshape(-1, 4)))
         regions = self.boxes(rng, inside, pair.shared)
         if regions is None:
-            raise BadImage(record["file_name"], "no box in the part that both views show")
+            raise NoBoxes(record["file_name"], "no box in the part that both views show")
         cuts = pair.transforms(width, height)
         priors = np.stack([_placed(cut, regions, pair.size) for cut in cuts])
         whole = np.array([[0.0, 0, *pair.size[::-1]]])

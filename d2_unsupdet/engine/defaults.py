@@ -58,5 +58,6 @@ TRAIN: dict[str, Any] = dict(
     log_period=20,
     writers=["tensorboard"],
     pictures=8,  # views or predictions kept for the report
-    max_bad_images=0.01,  # share of unreadable images at which a run stops
+    # Share of unreadable images, or of samples drawn that are left without boxes, that ends a run.
+    max_bad_images=0.01,
 )

@@ -61,13 +61,15 @@ class MetricsHook(PeriodicHook):
     Args:
         period: iterations between log lines.
         max_bad_rate: share of unreadable images at which the run stops: of those seen, once ten
-            are unreadable, and of all after the first epoch.
+            are unreadable, and of all after the first epoch. Likewise of the samples drawn, once
+            ten of them were left without boxes, however long the run is.
     """
 
     def __init__(self, period: int, *, max_bad_rate: float = 0.01) -> None:
         super().__init__(period)
         self.max_bad_rate = max_bad_rate
         self.reported: set[str] = set()
+        self.said_boxless = False
 
     def before_train(self) -> None:
         self._begin = time.monotonic()
@@ -84,6 +86,7 @@ class MetricsHook(PeriodicHook):
         self.trainer.storage.put_scalars(smoothing_hint=False, **scalars)
         self._watch_floors(scalars)
         self._watch_files()
+        self._watch_boxes()
 
     def _watch_floors(self, scalars: dict[str, float]) -> None:
         for name, floor in below_floor(scalars).items():
@@ -116,6 +119,25 @@ class MetricsHook(PeriodicHook):
             raise UserError(
                 f"{len(bad)} of {seen} images could not be used, for example {min(bad)}; mend the "
                 f"data or raise train.max_bad_images, now {self.max_bad_rate:g}."
+            )
+
+    def _watch_boxes(self) -> None:
+        """A draw without boxes says little of its image, so only the share of draws counts."""
+        trainer = self.trainer
+        counts, examples = zip(*comm.all_gather((trainer.draws, trainer.boxless)), strict=True)
+        drawn, boxless = (sum(count[key] for count in counts) for key in ("all", "boxless"))
+        if not boxless:
+            return
+        trainer.storage.put_scalar("boxless_draws", boxless / drawn, smoothing_hint=False)
+        text = f"{boxless} of {drawn} samples drawn had too few boxes"
+        example = next((f", for example {example}" for example in examples if example), "")
+        if not self.said_boxless:
+            self.said_boxless = True
+            logger.warning("%s%s: the next image takes their place (said once)", text, example)
+        if boxless >= FEW_BAD and boxless > self.max_bad_rate * drawn:
+            raise UserError(
+                f"{text}{example}; find more boxes, cut less away, or raise "
+                f"train.max_bad_images, now {self.max_bad_rate:g}."
             )
 
 

@@ -85,6 +85,8 @@ class Trainer(TrainerBase):
         self.metrics = Metrics()
         self.world = comm.get_world_size()
         self.bad_files: dict[str, int] = {}
+        self.draws = {"all": 0, "boxless": 0}  # of this process; counts, which stay small for ever
+        self.boxless = ""  # one of them, to be named
         self.notes: dict[str, Any] = {}  # plain values of hooks, part of every checkpoint
         self.device = next(model.parameters()).device
         self.amp_dtype = AMP_DTYPES[amp] if amp else None
@@ -247,6 +249,10 @@ class Trainer(TrainerBase):
         for sample in batch:
             for entry in sample.get("bad_files", ()):
                 self.bad_files[entry] = self.bad_files.get(entry, 0) + 1
+            boxless = sample.get("boxless", ())
+            self.draws["all"] += 1 + len(boxless)
+            self.draws["boxless"] += len(boxless)
+            self.boxless = boxless[-1] if boxless else self.boxless
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a resume needs besides the config: all else follows from the step."""
@@ -256,6 +262,7 @@ class Trainer(TrainerBase):
             "iteration": self.iter,
             "extra": extra_state(unwrap(self.model)),
             "bad_files": dict(self.bad_files),
+            "draws": dict(self.draws),
             "metrics": self.metrics.state_dict(),
         }
         if self.notes:
@@ -294,6 +301,7 @@ class Trainer(TrainerBase):
                 self.ema.restart(model)
         load_extra_state(model, state.get("extra", {}))
         self.bad_files = dict(state.get("bad_files", {}))
+        self.draws = {**self.draws, **state.get("draws", {})}
         self.notes = dict(state.get("notes", {}))
         self.metrics.load_state_dict(state.get("metrics", {}))
         self.iter = state["iteration"]

@@ -8,7 +8,7 @@ import torch
 from detectron2.data import transforms as T
 from PIL import Image
 
-from d2_unsupdet.data.images import BadImage
+from d2_unsupdet.data.images import NoBoxes
 from d2_unsupdet.data.paste import PasteSmallBoxes
 from d2_unsupdet.data.photometric import Photometric
 from d2_unsupdet.data.prior_mapper import PriorMapper
@@ -164,12 +164,12 @@ def test_an_exact_count_repeats_boxes_with_other_colours(picture):
 
 
 def test_too_few_boxes_count_as_bad(picture):
-    with pytest.raises(BadImage, match="too few boxes found: 1 of at least 2"):
+    with pytest.raises(NoBoxes, match="too few boxes found: 1 of at least 2"):
         draw(mapper(Given(GRID[:1]), least=2), picture)
-    with pytest.raises(BadImage, match="too few boxes found: 0 of at least 1"):
+    with pytest.raises(NoBoxes, match="too few boxes found: 0 of at least 1"):
         draw(mapper(Given([])), picture)
     corner = T.CropTransform(0, 0, 50, 50)
-    with pytest.raises(BadImage, match="too few boxes after the augmentations: 1 of at least 2"):
+    with pytest.raises(NoBoxes, match="too few boxes after the augmentations: 1 of at least 2"):
         draw(mapper(augmentations=[corner], least=2), picture)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from d2_unsupdet.data.images import BadImage
+from d2_unsupdet.data.images import NoBoxes
 from d2_unsupdet.data.photometric import Photometric
 from d2_unsupdet.data.siamese_boxes import SharedBoxes
 from d2_unsupdet.data.siamese_mapper import SiamesePairMapper
@@ -136,7 +136,7 @@ def test_without_a_source_the_boxes_are_random(ramp):
 
 def test_an_image_without_boxes_in_the_shared_part_is_bad(ramp):
     for boxes in (np.zeros((0, 4)), [[0, 0, 3, 3]]):
-        with pytest.raises(BadImage, match="no box in the part that both views show"):
+        with pytest.raises(NoBoxes, match="no box in the part that both views show"):
             draw(mapper(boxes), ramp)
 
 

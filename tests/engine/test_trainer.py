@@ -3,10 +3,11 @@
 import copy
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 
-from d2_unsupdet.data.images import BadImage
+from d2_unsupdet.data.images import BadImage, NoBoxes
 from d2_unsupdet.engine.digest import state_digest
 from d2_unsupdet.engine.ema import ModelEMA
 from d2_unsupdet.engine.guard import FiniteGuard, NotFinite
@@ -179,11 +180,45 @@ def test_bad_files_are_replaced_counted_and_bounded(make_trainer, records):
         strict.train(0, 200)
 
 
+def boxless_at(share):
+    """Every image is left without boxes now and then, for a reason that differs each time."""
+
+    def mapper(record):
+        if np.random.rand() < share:
+            raise NoBoxes(record["file_name"], f"too few boxes: {np.random.rand()}")
+        return noisy_mapper(record)
+
+    return mapper
+
+
+def test_draws_without_boxes_count_as_a_share_however_long_the_run_is(make_trainer, caplog):
+    trainer = make_trainer(mapper=boxless_at(0.1), length=100)
+    trainer.register_hooks([MetricsHook(4, max_bad_rate=0.2)])
+    trainer.train(0, 100)  # 26 epochs: 60 draws, nearly three an image, were boxless by now
+    assert trainer.bad_files == {}
+    draws = trainer.state_dict()["draws"]
+    assert draws["all"] - draws["boxless"] == 600 and 40 < draws["boxless"] < 90
+    share = trainer.storage.latest()["boxless_draws"][0]
+    assert share == pytest.approx(draws["boxless"] / draws["all"])
+    assert caplog.text.count("had too few boxes, for example") == 1
+
+    resumed = make_trainer(mapper=boxless_at(0.1))
+    resumed.load_state_dict(trainer.state_dict())
+    assert resumed.draws == draws
+
+    strict = make_trainer(mapper=boxless_at(0.3), length=100)
+    strict.register_hooks([MetricsHook(4, max_bad_rate=0.2)])
+    with pytest.raises(
+        UserError, match=r"\d\d of \d+ samples drawn had too few boxes, for example"
+    ):
+        strict.train(0, 100)
+
+
 def test_a_broken_data_set_ends_with_a_sentence(make_trainer):
     def mapper(record):
         raise BadImage(record["file_name"], "empty file")
 
-    with pytest.raises(UserError, match="23 images in a row cannot be used, the first is"):
+    with pytest.raises(UserError, match="23 images in a row cannot be used, for example"):
         make_trainer(mapper=mapper).train(0, 1)
 
 

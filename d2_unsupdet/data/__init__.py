@@ -12,6 +12,7 @@ from d2_unsupdet.data.mappers import DetectionMapper, PairedViewMapper
 from d2_unsupdet.data.paste import PasteSmallBoxes
 from d2_unsupdet.data.plan import BatchPlan, Position
 from d2_unsupdet.data.prior_mapper import PriorMapper
+from d2_unsupdet.data.refresh_mapper import RefreshMapper
 from d2_unsupdet.data.replayed import ReplayedViewMapper, SegmentationTestMapper
 from d2_unsupdet.data.scale_jitter import LargeScaleJitter
 from d2_unsupdet.data.siamese_mapper import SiamesePairMapper
@@ -25,6 +26,7 @@ __all__ = [
     "Position",
     "PriorMapper",
     "RandomPhotometric",
+    "RefreshMapper",
     "ReplayedViewMapper",
     "SegmentationTestMapper",
     "SiamesePairMapper",

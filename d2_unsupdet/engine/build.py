@@ -226,7 +226,7 @@ def _build_refresh(cfg: DictConfig, trainer: Trainer, period: int) -> PriorRefre
         num_workers=section.num_workers,
     )
     parts = {name: cfg.model.get(name) for name in ("priors", "prior_update")}
-    settings = {**to_plain(parts), "augmentations": to_plain(section.mapper.get("augmentations"))}
+    settings = {**to_plain(parts), "mapper": to_plain(section.mapper)}
     return PriorRefreshHook(
         period,
         folder=Path(cfg.train.output_dir) / "priors",

@@ -5,6 +5,7 @@ of processes. Its settings name both, so that a run that was killed takes up a f
 and makes an unfinished one again. Batches loaded with the old priors are thrown away at a refresh.
 """
 
+import hashlib
 import logging
 import time
 from collections.abc import Mapping
@@ -20,18 +21,18 @@ from torch import nn
 from d2_unsupdet.data.loader import TestLoader
 from d2_unsupdet.engine.digest import state_digest
 from d2_unsupdet.engine.model_state import share_statistics
+from d2_unsupdet.engine.progress import Progress
 from d2_unsupdet.engine.trainer import Trainer, unwrap
 from d2_unsupdet.errors import UserError
 from d2_unsupdet.priors.found import Found, nothing
 from d2_unsupdet.priors.generation import Generation
-from d2_unsupdet.priors.names import common_root, image_name
+from d2_unsupdet.priors.names import UNREAD, common_root, image_name
 from d2_unsupdet.priors.store import GenerationWriter, PriorStore
 from d2_unsupdet.priors.stored import StoredBoxes
 from d2_unsupdet.seeding import generator
 
 logger = logging.getLogger(__name__)
 NOTE = "priors"  # the trainer's note: generation and hash, part of every checkpoint
-SECONDS = 30.0  # between lines of progress
 
 
 class PriorRefreshHook(HookBase):
@@ -40,7 +41,7 @@ class PriorRefreshHook(HookBase):
     Args:
         period: in iterations; 0 keeps generation 0.
         folder: of the run's store.
-        loader: every training image once, without augmentation, one at a time.
+        loader: every training image once, without augmentation, one at a time (`RefreshMapper`).
         start: a store whose boxes are generation 0; otherwise the model makes them.
         settings: plain values that say how priors are made; a change makes them anew.
     """
@@ -84,13 +85,16 @@ class PriorRefreshHook(HookBase):
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
-        if self.period and done % self.period == 0 and done < self.trainer.length:
+        if not self.period or done % self.period:
+            return
+        # Epochs are rounded to steps: what would serve a few last steps only is not worth its time.
+        if 2 * (self.trainer.length - done) >= self.period:
             assert self.current is not None
             self._make(self.current.number + 1)
 
     def _make(self, number: int) -> None:
         model = unwrap(self.trainer.model)
-        self.trainer.close_loader()
+        self.trainer.close_loader()  # its workers loaded ahead, with the boxes of before
         share_statistics(model)
         settings = self._settings(model, number)
         # Every rank asks before any of them changes what is there.
@@ -109,22 +113,47 @@ class PriorRefreshHook(HookBase):
         detector = model.detector
         first = number == 0
         source: nn.Module = detector.backbone if first else detector  # type: ignore[assignment,union-attr]  # nn.Module's attributes
-        previous = None if first else self.current
-        given = self._given.sha256 if first and self.start else None
+        previous = self._source(number)
         return {
             **self.settings,
             "images": len(self.loader.dataset),
-            "weights": None if given else state_digest(source.state_dict()),
-            "previous": given if previous is None else previous.sha256,
+            "names": self._names,
+            "label": getattr(model, "label", 0),
+            "weights": None if first and self.start else state_digest(source.state_dict()),
+            "previous": None if previous is None else previous.sha256,
+            "fixed": first and self._fixed,
         }
+
+    def _source(self, number: int) -> Generation | None:
+        """What a generation begins with: the one before, or the store that is given."""
+        if number:
+            return self.current
+        return self._given if self.start else None
+
+    @property
+    def _fixed(self) -> bool:
+        """Whether boxes from elsewhere are all that there will ever be."""
+        return bool(self.start) and not self.period
+
+    @cached_property
+    def _names(self) -> str:
+        """A hash of the images: absolute, since names below a common root repeat in other data."""
+        names = hashlib.sha256()
+        for record in self.loader.dataset.records:
+            size = record.get("width"), record.get("height")
+            names.update(f"{image_name(record)}\x1f{size}\n".encode())
+        return names.hexdigest()
 
     def _write(self, model: nn.Module, number: int, settings: Mapping[str, Any]) -> None:
         begin, training = time.monotonic(), model.training
-        progress = _Progress(number, len(self.loader))
+        progress = Progress(f"generation {number} of the priors", len(self.loader))
+        orders = self._given.manifest["orders"] if number == 0 and self._fixed else 0
+        blind: list[str] = []
         model.eval()
         with self.store.write(
             number,
             settings,
+            orders=orders,
             kinds=True,
             rank=comm.get_rank(),
             world=comm.get_world_size(),
@@ -132,9 +161,13 @@ class PriorRefreshHook(HookBase):
         ) as writer:
             for batch in self.loader:
                 for sample in batch:
-                    self._add(writer, model, sample, number)
+                    found = self._found(model, sample, number)
+                    _add(writer, sample, nothing(orders or None) if found is None else found)
+                    if "reason" in sample:
+                        blind.append(f"{sample['file_name']}: {sample['reason']}")
                 progress.step()
         model.train(training)
+        _tell_blind(number, [line for lines in comm.gather(blind) for line in lines])
         counts = self.store.open(number).counts()
         logger.info(
             "generation %d of the priors: %d images in %.1f s, %.1f boxes each, %d without any",
@@ -151,29 +184,29 @@ class PriorRefreshHook(HookBase):
                 "finer level (model.priors.stride), or begin with a store (train.refresh.start)."
             )
 
-    def _add(
-        self, writer: GenerationWriter, model: Any, sample: dict[str, Any], number: int
-    ) -> None:
-        width, height = sample["width"], sample["height"]
+    def _found(self, model: Any, sample: dict[str, Any], number: int) -> Found | None:
+        """The boxes of an image; what cannot be looked at keeps those it had, None without any."""
+        source = self._source(number)
+        size = (sample["width"], sample["height"]) if "width" in sample else sample["recorded"]
+        known = None if source is None else source.lookup(sample, *size)
+        if number == 0 and source is not None:
+            return self._first(model, sample, known)
+        if "reason" in sample:
+            return known
         if number == 0:
-            found = self._first(model, sample)
-        else:
-            assert self.current is not None
-            previous = self.current.lookup(sample, width, height)
-            found = model.refreshed_priors(sample, nothing() if previous is None else previous)
-        kinds = np.zeros(len(found), np.uint8) if found.kinds is None else found.kinds
-        writer.add(sample, width, height, found.boxes, found.scores, kinds)
-
-    def _first(self, model: Any, sample: dict[str, Any]) -> Found:
-        if not self.start:
             return model.initial_priors(sample)
-        found = self._given.lookup(sample, sample["width"], sample["height"])
-        if found is None:
+        return model.refreshed_priors(sample, nothing() if known is None else known)
+
+    def _first(self, model: Any, sample: dict[str, Any], known: Found | None) -> Found | None:
+        if known is not None:
+            drawn = known.drawn(generator("first priors", sample["index"]))
+            return model.fixed_priors(known) if self._fixed else model.given_priors(drawn)
+        if "width" in sample:
             raise UserError(
                 f"train.refresh.start={self.start} has no boxes of "
                 f"'{image_name(sample, self._given.root)}': extract them for the training set."
             )
-        return model.given_priors(found.drawn(generator("first priors", sample["index"])))
+        return None
 
     @cached_property
     def _given(self) -> Generation:
@@ -192,27 +225,22 @@ class PriorRefreshHook(HookBase):
             path=self.store.path, generation=generation.number, root=self.store.root
         )
         self.trainer.notes[NOTE] = {"generation": generation.number, "sha256": generation.sha256}
-        self.trainer.close_loader()
 
 
-class _Progress:
-    """A line now and then: images done by this process, and when it will be through."""
+def _add(writer: GenerationWriter, sample: Mapping[str, Any], found: Found) -> None:
+    kinds = np.zeros(len(found), np.uint8) if found.kinds is None else found.kinds
+    # The size of an unread file is not known, and its record may be wrong.
+    width, height = (sample["width"], sample["height"]) if "width" in sample else UNREAD
+    writer.add(sample, width, height, found.boxes, found.scores, kinds, found.orders)
 
-    def __init__(self, number: int, total: int) -> None:
-        self.number, self.total, self.done = number, total, 0
-        self.begin = self.said = time.monotonic()
 
-    def step(self) -> None:
-        self.done += 1
-        now = time.monotonic()
-        if now - self.said < SECONDS:
-            return
-        self.said = now
-        left = (now - self.begin) * (self.total - self.done) / self.done
-        logger.info(
-            "generation %d of the priors: %d of %d images, %.0f s left",
-            self.number,
-            self.done,
-            self.total,
-            left,
+def _tell_blind(number: int, lines: list[str]) -> None:
+    if lines:
+        shown = "; ".join(lines[:5]) + ("; ..." if len(lines) > 5 else "")
+        logger.warning(
+            "generation %d of the priors: %d images cannot be looked at and keep the boxes they "
+            "had, if any: %s",
+            number,
+            len(lines),
+            shown,
         )

@@ -6,6 +6,7 @@ them.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from detectron2.config import configurable
@@ -16,7 +17,7 @@ from d2_unsupdet.pretext.box_pretext import Sample
 from d2_unsupdet.pretext.detreg import DETReg
 from d2_unsupdet.pretext.living_priors import GIVEN, LivingPriors
 from d2_unsupdet.priors.box_smooth import BoxSmooth, PriorUpdate
-from d2_unsupdet.priors.found import Found, nothing
+from d2_unsupdet.priors.found import Found
 
 
 @META_ARCH_REGISTRY.register()
@@ -63,21 +64,27 @@ class JoinDet(DETReg):
         self.prior_update = BoxSmooth() if prior_update is None else prior_update
 
     def initial_priors(self, sample: Sample) -> Found:
-        """Normalised boxes of one image before the first step."""
-        return self.prior_update(nothing(), self.priors.initial(self.detector, sample))
+        """Normalised boxes of one image before the first step: there is nothing to smooth yet."""
+        return self._best(self.priors.initial(self.detector, sample))
 
     def given_priors(self, found: Found) -> Found:
-        """Boxes from elsewhere as the first of an image.
+        """Boxes from elsewhere as the first of an image, as they are.
 
         Their scores are on any scale, those of a refresh are chances: so 1 for the best, and evenly
         less down to the last that is kept.
         """
-        best = found.take(np.argsort(-found.scores, kind="stable")[: self.prior_update.most])
+        best = self._best(found)
         scores = 1 - np.arange(len(best), dtype=np.float32) / max(1, len(best))
-        kinds = np.full(len(best), GIVEN, np.uint8)
-        return self.prior_update(nothing(), Found(best.boxes, scores, kinds))
+        return self.fixed_priors(Found(best.boxes, scores))
+
+    def fixed_priors(self, found: Found) -> Found:
+        """Boxes from elsewhere that nothing will be compared with: all, with all their orders."""
+        return replace(found, kinds=np.full(len(found), GIVEN, np.uint8))
 
     def refreshed_priors(self, sample: Sample, previous: Found) -> Found:
         """The next normalised boxes of an image; the previous where nothing stands out."""
         current = self.priors.current(self.detector, sample, label=self.label)
         return previous if current is None else self.prior_update(previous, current)
+
+    def _best(self, found: Found) -> Found:
+        return found.take(np.argsort(-found.scores, kind="stable")[: self.prior_update.most])

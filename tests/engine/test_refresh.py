@@ -10,7 +10,7 @@ import torch
 from detectron2.config import LazyConfig, instantiate
 from detectron2.data import transforms as T
 
-from d2_unsupdet.data import DetectionMapper, PriorMapper, build_test_loader, build_train_loader
+from d2_unsupdet.data import PriorMapper, RefreshMapper, build_test_loader, build_train_loader
 from d2_unsupdet.engine.refresh import PriorRefreshHook
 from d2_unsupdet.engine.trainer import Trainer
 from d2_unsupdet.errors import UserError
@@ -40,7 +40,7 @@ def pictures(folder, count=6):
 
 
 def refresh_loader(records):
-    mapper = DetectionMapper(is_train=False, augmentations=[T.ResizeShortestEdge(64, 96)])
+    mapper = RefreshMapper(augmentations=[T.ResizeShortestEdge(64, 96)])
     return build_test_loader(dataset=records, mapper=mapper, num_workers=0)
 
 
@@ -111,6 +111,24 @@ def test_the_state_names_generation_and_hash(finished):
     assert settings["previous"] == store.open(0).sha256 and settings["images"] == 6
 
 
+@pytest.mark.parametrize("length, last", [(4, 1), (5, 2), (6, 2)])
+def test_no_refresh_serves_less_than_half_a_period(finished, tmp_path, length, last):
+    """Epochs are rounded to steps: the last one may lie a step before the end."""
+    records, _, _ = finished
+    trainer, hook = make_run(records, tmp_path)
+    trainer.length, made = length, []
+    hook._make = made.append
+    hook.current = type("Zero", (), {"number": 0})
+    for trainer.iter in range(length):
+        hook.after_step()
+    assert len(made) == last
+    made.clear()
+    hook.period, trainer.length = 62, 63  # 997 images in batches of 16, an epoch of 62.3 steps
+    for trainer.iter in range(63):
+        hook.after_step()
+    assert made == []
+
+
 def interrupted(records, output, *, stop):
     """The state after `stop` steps, as a checkpoint holds it."""
     trainer, _ = make_run(records, output)
@@ -163,6 +181,30 @@ def test_what_was_made_in_another_way_is_made_again(finished, tmp_path):
     assert hook.current.manifest["content"] == expected
 
 
+def moved(records, folder):
+    """The same names and pixels in another folder."""
+    shutil.copytree(records[0]["file_name"].rsplit("/", 1)[0], folder)
+    names = [record["file_name"].rsplit("/", 1)[1] for record in records]
+    return [{**r, "file_name": str(folder / n)} for r, n in zip(records, names, strict=True)]
+
+
+@pytest.mark.parametrize("what", ["folder", "sizes", "weights", "label"])
+def test_a_generation_of_other_images_or_weights_is_made_again(finished, tmp_path, what):
+    """Same-named files of two folders have the same names below their common root."""
+    records, output, _ = finished
+    shutil.copytree(output / "priors", tmp_path / "priors")
+    if what == "folder":
+        records = moved(records, tmp_path / "images")
+    if what == "sizes":
+        records = [{**record, "width": 80, "height": 64} for record in records]
+    trainer, hook = make_run(records, tmp_path, seed=3 if what == "weights" else 0)
+    if what == "label":
+        trainer.model.label = 1
+    hook._make(0)
+    assert hook.current.sha256 != PriorStore(output / "priors").open(0).sha256
+    assert len(hook.current) == 6
+
+
 def test_a_checkpoint_without_its_generation_is_refused(finished, tmp_path):
     records, output, _ = finished
     state = interrupted(records, tmp_path, stop=3)
@@ -174,20 +216,52 @@ def test_a_checkpoint_without_its_generation_is_refused(finished, tmp_path):
         resumed(records, tmp_path, state)
 
 
-def test_a_store_can_be_the_beginning_and_stay(finished, tmp_path):
-    records, _, _ = finished
-    given = PriorStore(tmp_path / "given", root=str(records[0]["file_name"]).rsplit("/", 1)[0])
-    box = np.array([[0.1, 0.1, 0.5, 0.6], [0.2, 0.5, 0.9, 1.0]], np.float32)
-    with given.write(0, {}) as writer:
+BOX = np.array([[0.1, 0.1, 0.5, 0.6], [0.12, 0.1, 0.5, 0.6], [0.2, 0.5, 0.9, 1.0]], np.float32)
+
+
+def given_store(records, folder, orders=None):
+    """Three boxes an image, two of them nearly the same."""
+    store = PriorStore(folder, root=str(records[0]["file_name"]).rsplit("/", 1)[0])
+    with store.write(0, {}, orders=0 if orders is None else len(orders)) as writer:
         for record in records:
             height, width = cv2.imread(record["file_name"]).shape[:2]
-            writer.add(record, width, height, box, np.array([0.5, 0.9]))
-    trainer, hook = make_run(records, tmp_path, start=str(tmp_path / "given"), period=0)
+            scores = np.array([90, 70, 50], np.float32)
+            writer.add(record, width, height, BOX, scores, orders=orders)
+    return str(folder)
+
+
+def test_a_store_that_nothing_is_compared_with_stays_as_it_is_with_all_its_orders(
+    finished, tmp_path
+):
+    """The row "fixed" of the paper's table is DETReg: no box fused, an order drawn each time."""
+    records, _, _ = finished
+    orders = np.array([[0, 1, 2], [2, 1, 0]])
+    start = given_store(records, tmp_path / "given", orders)
+    trainer, hook = make_run(records, tmp_path, start=start, period=0)
+    trainer.model.prior_update.most = 2
     trainer.train(0, LENGTH)
     assert PriorStore(tmp_path / "priors").generations == [0]
+    for row in range(len(records)):
+        found = hook.current.read(row)
+        np.testing.assert_array_equal(found.boxes, BOX)
+        np.testing.assert_array_equal(found.scores, [90, 70, 50])
+        np.testing.assert_array_equal(found.orders, orders)
+        np.testing.assert_array_equal(found.kinds, [2, 2, 2])
+
+
+def test_a_store_as_the_beginning_gives_its_best_boxes_unfused(finished, tmp_path):
+    records, _, _ = finished
+    start = given_store(records, tmp_path / "given", np.array([[2, 1, 0]]))
+    trainer, hook = make_run(records, tmp_path, start=start)
+    trainer.model.prior_update.most = 2
+    trainer.train(0, 1)
     found = hook.current.read(0)
-    np.testing.assert_array_equal(found.boxes, box[::-1])  # by score
-    np.testing.assert_array_equal(found.kinds, [2, 2])
+    np.testing.assert_array_equal(found.boxes, BOX[[2, 1]])  # as drawn: the first score is 90
+    np.testing.assert_array_equal(found.scores, [1, 0.5])
+    # Never compared: the same boxes are another generation.
+    trainer, fixed = make_run(records, tmp_path, start=start, period=0)
+    trainer.train(0, 1)
+    assert len(fixed.current.read(0)) == 3
 
 
 def test_priors_without_any_box_are_a_sentence(finished, tmp_path):

@@ -2,7 +2,7 @@
 from detectron2.config import LazyCall as L
 from detectron2.data import transforms as T
 
-from d2_unsupdet.data import DetectionMapper
+from d2_unsupdet.data import RefreshMapper
 from d2_unsupdet.priors import StoredBoxes
 
 from .priors import priors
@@ -19,8 +19,7 @@ def living_priors(names, augmentations, *, batch, workers=4, edge=480, max_size=
         **options,
     )
     refresh = dict(  # of the training images
-        mapper=L(DetectionMapper)(
-            is_train=False,
+        mapper=L(RefreshMapper)(
             augmentations=[L(T.ResizeShortestEdge)(short_edge_length=edge, max_size=max_size)],
         ),
         num_workers="${dataloader.train.num_workers}",

@@ -13,6 +13,7 @@ import pytest
 from d2_unsupdet.availability import is_installed
 from d2_unsupdet.errors import UserError
 from d2_unsupdet.priors import PriorStore, StoredBoxes, slurm
+from d2_unsupdet.priors.claims import claim
 from d2_unsupdet.seeding import generator
 
 ROOT = Path(__file__).parents[1]
@@ -153,6 +154,18 @@ def test_another_source_is_refused_until_restart_throws_the_boxes_away(folder, t
         run(folder, tmp_path / "store", source="random:count=3")
     again = run(folder, tmp_path / "store", "--restart", source="random:count=3")
     assert again.manifest["boxes"] == 36
+
+
+def test_restart_leaves_what_another_process_works_on(folder, tmp_path):
+    claims = PriorStore(tmp_path / "store").partial(0) / "claims"
+    claims.mkdir(parents=True)
+    with (
+        claim(claims / "00001.lock"),
+        pytest.raises(UserError, match="being worked on .00001.lock is claimed"),
+    ):
+        run(folder, tmp_path / "store", "--restart")
+    assert claims.is_dir()
+    assert len(run(folder, tmp_path / "store", "--restart")) == 12  # a claim that nobody holds
 
 
 @pytest.mark.parametrize(

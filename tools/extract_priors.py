@@ -27,6 +27,7 @@ from d2_unsupdet.errors import UserError
 from d2_unsupdet.priors.by_name import NAMES, source_by_name
 from d2_unsupdet.priors.extraction import describe
 from d2_unsupdet.priors.generation import Generation
+from d2_unsupdet.priors.job import throw_away
 from d2_unsupdet.priors.plan import ExtractionPlan, read_records
 from d2_unsupdet.priors.quality import summary, write_report
 from d2_unsupdet.priors.slurm import make_executor, run_array
@@ -91,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise UserError(
                 "--restart under torchrun deletes what other ranks begin: run it alone."
             )
-        PriorStore(args.out).remove(args.generation)
+        throw_away(PriorStore(args.out), args.generation)
     found = send(plan, args) if args.slurm else run(plan, args, rank)
     if found is not None and rank == 0:
         print(describe(found))

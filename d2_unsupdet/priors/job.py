@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -159,3 +159,18 @@ def _difference(key: str, old: Any, new: Any) -> str:
     if key == "names":  # hashes say nothing
         return "the images have other names"
     return f"{key} {old!r} there, {new!r} asked for"
+
+
+def throw_away(store: PriorStore, generation: int) -> None:
+    """Delete a generation, finished or not; an error while anybody works on it.
+
+    All its claims are held meanwhile, so that nobody takes up what is being deleted.
+    """
+    with ExitStack() as held:
+        for path in sorted((store.partial(generation) / CLAIMS).glob("*.lock")):
+            if not held.enter_context(claim(path)):
+                raise UserError(
+                    f"{store.partial(generation)} is being worked on ({path.name} is claimed): "
+                    "end the other processes first, then --restart."
+                )
+        store.remove(generation)

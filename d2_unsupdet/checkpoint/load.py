@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from d2_unsupdet.checkpoint.class_heads import (
+    COCO_ROWS,
     ENCODER_STAGE,
     KEEP,
     ClassRows,
@@ -28,7 +29,7 @@ from d2_unsupdet.checkpoint.class_heads import (
 from d2_unsupdet.checkpoint.convert import convert, parameter_count
 from d2_unsupdet.checkpoint.files import read_weights
 from d2_unsupdet.checkpoint.formats import FORMATS, HUB
-from d2_unsupdet.checkpoint.pretext_names import is_pretext
+from d2_unsupdet.checkpoint.pretext_names import is_pretext, method_of
 from d2_unsupdet.checkpoint.pretext_view import TEACHER, PretextView, check_norms
 from d2_unsupdet.checkpoint.report import LoadReport
 from d2_unsupdet.checkpoint.resnet import COUNTER, bare_name, nearest_depth, resnet_shapes
@@ -248,13 +249,35 @@ def _drop_misshaped(plan: _Plan, target: State, allowed: Sequence[str]) -> None:
             refused.append(f"{name} is {plan.dropped[name]}")
     if refused:
         more = f" and {len(refused) - 3} more" if len(refused) > 3 else ""
-        heads = "heads.classes." in refused[0] and has_class_heads(target)
-        hint = ", set train.init.classes to coco80 or drop (classes in Python)" if heads else ""
         raise UserError(
             f"{plan.label} does not fit: {'; '.join(refused[:3])}{more}; make the model like the "
-            f"file (class count, number of queries, width){hint}, or name these tensors in "
-            "train.init.allow_mismatch (allow_mismatch in Python) to start them anew."
+            f"file (class count, number of queries, width){_heads_hint(plan, target, refused[0])}, "
+            "or start these tensors anew with train.init.allow_mismatch="
+            f"[{','.join(_patterns(refused))}] (allow_mismatch in Python)."
         )
+
+
+def _heads_hint(plan: _Plan, target: State, refused: str) -> str:
+    """What else helps where class heads do not fit."""
+    if "heads.classes." not in refused or not has_class_heads(target):
+        return ""
+    other = method_of(plan.state)
+    if other is not None and method_of(target) not in (None, other):
+        return (
+            f", take the file's export instead (this is the checkpoint of {other}, whose class "
+            "heads are others), set train.init.classes to drop (classes in Python)"
+        )
+    rows = len(plan.state[plan.misshaped[refused.partition(" is ")[0]]])
+    choices = "coco80 or drop" if rows in (COCO_ROWS, COCO_ROWS + 1) else "drop"
+    return f", set train.init.classes to {choices} (classes in Python)"
+
+
+def _patterns(refused: Sequence[str]) -> list[str]:
+    """What names them all: their parts of the model."""
+    depth = {"query_source": 1}
+    names = [text.partition(" is ")[0].split(".") for text in refused]
+    parts = (".".join(name[: depth.get(name[0], 2)]) for name in names)
+    return [f"{part}.*" for part in dict.fromkeys(parts)]
 
 
 def _missing(

@@ -62,6 +62,16 @@ def is_own(name: str) -> bool:
                             "predictor.", "teacher."))  # fmt: skip
 
 
+def method_of(names: Iterable[str]) -> str | None:
+    """Which pretext's heads are among names of ours; None without any."""
+    own = {name.partition(".")[0] for name in names if is_own(name)}
+    if "projector" in own:
+        return "Siamese DETR"
+    if "patch2query" in own:
+        return "UP-DETR"
+    return "DETReg or JoinDet" if "embed_head" in own else None
+
+
 def inner_layout(names: Iterable[str]) -> str:
     """The official layout of the detector inside, from names without prefixes."""
     names = list(names)

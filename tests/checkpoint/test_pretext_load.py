@@ -76,7 +76,7 @@ def test_a_bare_detector_starts_a_pretext(name):
 def test_the_classes_of_a_bare_detector_need_the_flag():
     model = tiny_pretext("detreg", "deformable_detr")
     state = tiny_detr("deformable_detr", classes=7, seed=3).state_dict()
-    with pytest.raises(UserError, match="set train.init.classes to coco80 or drop"):
+    with pytest.raises(UserError, match="set train.init.classes to drop"):
         load_weights(model, state)
     report = load_weights(model, state, classes="drop")
     new = {n for n in report.new if not n.startswith(OWN)}
@@ -164,7 +164,23 @@ def test_another_number_of_queries_is_an_error(name):
     detector = tiny_detr(name, queries=6)
     with pytest.raises(UserError, match=r"query_source.*\(12, \d+\) in the file, \(6, .*queries"):
         load_weights(detector, state)
+    with pytest.raises(UserError, match=r"train.init.allow_mismatch=\[query_source\.\*\] \("):
+        load_weights(detector, state)
     load_weights(detector, state, allow_mismatch=["query_source.*"])
+
+
+def test_another_pretexts_class_heads_are_called_so():
+    """UP-DETR's softmax has two rows, DETReg's focal head one; neither is COCO's."""
+    other, model = (tiny_pretext(name, "deformable_detr") for name in ("up_detr", "detreg"))
+    state = other.state_dict()
+    said = "take the file's export .*checkpoint of UP-DETR.*classes to drop"
+    with pytest.raises(UserError, match=said) as caught:
+        load_weights(model, state)
+    assert "coco80" not in str(caught.value)
+    heads = ["embed_head.*"]
+    report = load_weights(model, state, allow_missing=heads, classes="drop", min_coverage=0.5)
+    assert all("heads.classes" in n or "embed_head" in n for n in report.new)
+    load_weights(model, other.export())
 
 
 def test_norms_before_and_behind_are_not_mixed():

@@ -5,14 +5,16 @@ score nobody means. An override of `train.init_checkpoint` on the command line b
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
 from torch import nn
 
 from d2_unsupdet.checkpoint.checkpointer import RunCheckpointer
+from d2_unsupdet.checkpoint.class_heads import is_class_tensor
 from d2_unsupdet.checkpoint.load import load_weights
+from d2_unsupdet.checkpoint.pretext_names import WRAPPER, is_own
 from d2_unsupdet.errors import UserError
 
 logger = logging.getLogger("d2_unsupdet.run")
@@ -74,6 +76,11 @@ def load_file(cfg: DictConfig, model: nn.Module, *, allow_unsafe: bool) -> None:
         model, path, allow_unsafe=allow_unsafe, allow_missing=["*"], classes=choice
     )
     logger.info("%s", report)
+    if choice != "drop" and _only_heads(report.new):
+        raise UserError(
+            f"--eval-only: '{path}' is an export, which has no class heads, so it cannot be "
+            "scored: give the model_final.pth beside it, or finetune it first."
+        )
     if report.new:
         names = ", ".join(list(report.new)[:3]) + (", ..." if len(report.new) > 3 else "")
         why = (
@@ -86,6 +93,13 @@ def load_file(cfg: DictConfig, model: nn.Module, *, allow_unsafe: bool) -> None:
             "model_final.pth" + (", and train.init.classes=keep." if choice == "drop" else ".")
         )
     logger.info("scoring %s", path)
+
+
+def _only_heads(names: Iterable[str]) -> bool:
+    """Whether these are what exports go without: class heads, and what a pretext has of its own."""
+    lost = [name.removeprefix(WRAPPER) for name in names]
+    classes = [is_class_tensor(name) for name in lost]
+    return any(classes) and all(c or is_own(n) for c, n in zip(classes, lost, strict=True))
 
 
 def keep_results_apart(cfg: DictConfig) -> None:

@@ -15,6 +15,8 @@ from d2_unsupdet.engine.scored_weights import (
     scores_own,
 )
 from d2_unsupdet.errors import UserError
+from tests.detectors.tiny import tiny_detr
+from tests.pretext.tiny_boxes import tiny_pretext
 
 
 @pytest.fixture
@@ -97,6 +99,17 @@ def test_dropped_heads_leave_nothing_to_evaluate(cfg):
     torch.save(model.state_dict(), cfg.train.init_checkpoint)
     cfg.train.init.classes = "drop"
     with pytest.raises(UserError, match="nothing to evaluate: train.init.classes=drop"):
+        load_file(cfg, model, allow_unsafe=False)
+
+
+@pytest.mark.parametrize("prefix", ["", "detector."])
+def test_an_export_is_called_so(cfg, prefix):
+    model = tiny_detr("detr")
+    state = {n: t for n, t in model.state_dict().items() if not n.startswith("heads.classes.")}
+    torch.save(state, cfg.train.init_checkpoint)
+    if prefix:
+        model = tiny_pretext("detreg", "detr", freeze_at=5)
+    with pytest.raises(UserError, match="is an export.*give the model_final.pth beside it"):
         load_file(cfg, model, allow_unsafe=False)
 
 

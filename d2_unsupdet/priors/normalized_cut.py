@@ -18,6 +18,7 @@ SMALL = 96  # tokens up to which the dense solver takes about a millisecond
 TOLERANCE = 1e-10  # of an eigenvalue: a vector's error is about this over its eigengap
 MOST_VECTORS = 20  # of the Krylov basis: photographs need about as many products in all
 MOST_RESTARTS = 20
+ROUNDING = 1e-5  # of a token's length: float32 through a network's layers
 SAMPLED = 2**20  # cosines from which a quantile is taken
 
 logger = logging.getLogger(__name__)
@@ -85,10 +86,13 @@ def affinity(
 ) -> np.ndarray:
     """The graph's edge weights (n, n), float64; arguments as of `normalized_cut`."""
     tokens = np.asarray(features, np.float32)
+    least = 1e-12
     if center:
+        # What rounding leaves of equal tokens has no direction.
+        least = max(least, ROUNDING * float(np.linalg.norm(tokens, axis=1).max(initial=0)))
         tokens = tokens - tokens.mean(0)
     norm = np.linalg.norm(tokens, axis=1, keepdims=True)
-    tokens = tokens / np.maximum(norm, 1e-12)
+    tokens = np.where(norm > least, tokens / np.maximum(norm, least), 0)
     cosines = tokens @ tokens.T
     if quantile is not None:
         # Whole rows, evenly spread: exact for small graphs, close for large ones.

@@ -41,6 +41,17 @@ def test_first_priors_are_capped_and_ranked_and_say_where_they_are_from():
     np.testing.assert_array_equal(found.kinds, [2, 2])
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.45, 1.0])
+def test_no_rule_touches_the_first_priors(momentum):
+    """With a momentum of 1 it would delete them, with any other average boxes that are nested."""
+    pretext = tiny_pretext("join_det", "deformable_detr", prior_update__momentum=momentum)
+    boxes = np.array([[0, 0, 0.5, 0.5], [0, 0, 0.5, 0.45], [0.5, 0.5, 1, 1]], np.float32)
+    first = Found(boxes, np.ones(3, np.float32), np.zeros(3, np.uint8))
+    pretext.priors.initial = lambda *_: first
+    np.testing.assert_array_equal(pretext.initial_priors({}).boxes, boxes)
+    np.testing.assert_array_equal(pretext.given_priors(first).boxes, boxes)
+
+
 def test_a_refresh_changes_neither_weights_nor_random_numbers():
     pretext = tiny_pretext("join_det", "dn_dab_deformable_detr", priors__stride=16).eval()
     before = {name: value.clone() for name, value in pretext.state_dict().items()}

@@ -77,8 +77,12 @@ def test_padding_is_no_part_of_the_graph():
 
 
 def decoded(logits, boxes):
+    """Two layers, the first of which would find one other box."""
     logits, boxes = torch.tensor(logits), torch.tensor(boxes)
-    return Decoded(torch.zeros(1, 1, len(boxes), 8), logits[None, None], boxes[None, None])
+    first = torch.zeros_like(logits), torch.full_like(boxes, 0.25)
+    first[0][:1, 0] = 9.0
+    both = [torch.stack([a, b])[:, None] for a, b in zip(first, (logits, boxes), strict=True)]
+    return Decoded(torch.zeros(2, 1, len(boxes), 8), *both)
 
 
 BOXES = [[0.4, 0.3, 0.3, 0.3], [0.9, 0.9, 0.1, 0.1], [0.5, 0.5, 0.4, 0.4], [0.1, 0.9, 0.4, 0.4]]
@@ -122,6 +126,14 @@ def test_instances_are_what_the_attention_confirms(monkeypatch):
     np.testing.assert_array_equal(both.kinds, [REGION, INSTANCE])
     loose = answers(model(), monkeypatch, logits, sources={"instances"}, overlap=0.0)
     assert len(loose) == 4
+
+
+@pytest.mark.parametrize("others", [{"regions"}, {"instances"}])
+def test_predictions_are_not_filtered_whatever_else_is_asked_for(monkeypatch, others):
+    logits = [[1.0, 0.0], [4.0, 0.0], [3.0, 0.0], [2.0, 0.0]]
+    found = answers(model(), monkeypatch, logits, sources={"predictions"} | others)
+    assert (found.kinds == INSTANCE).sum() == 4
+    assert (found.kinds == REGION).sum() == ("regions" in others)
 
 
 def test_where_nothing_stands_out_the_previous_stay():

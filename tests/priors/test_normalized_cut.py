@@ -82,6 +82,17 @@ def test_a_constant_graph_has_no_foreground(tokens):
     assert cut.constant and not cut.foreground.any() and len(cut.vector) == len(tokens)
 
 
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("rounding", [0.0, 1e-6])
+def test_equal_tokens_are_constant_when_centred_too(scale, rounding):
+    """What the mean leaves of them is rounding, which has no direction."""
+    draw = np.random.default_rng(0)
+    tokens = np.repeat(draw.standard_normal((1, 24)), 210, 0)
+    tokens = scale * tokens * (1 + rounding * draw.standard_normal(tokens.shape))
+    cut = normalized_cut(tokens.astype(np.float32), center=True)
+    assert cut.constant and not cut.foreground.any()
+
+
 def test_two_and_three_tokens():
     assert normalized_cut(np.eye(2)).constant  # one edge, one cut: nothing to choose
     cut = normalized_cut(np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]]))

@@ -39,6 +39,16 @@ def test_a_copy_has_its_source_s_pixels():
     assert (pixels[y0:y1, x0:x1] == IMAGE[10:26, 10:30]).all()
 
 
+def test_a_second_copy_shows_nothing_of_the_first(monkeypatch):
+    """The first one covers half of their source."""
+    places = iter([(20, 10), (60, 90)])
+    monkeypatch.setattr(PasteSmallBoxes, "_place", lambda *_: next(places))
+    pixels, boxes, _ = PasteSmallBoxes(count=2)(IMAGE, BOXES[:1], np.random.default_rng(0))
+    assert boxes[1:].tolist() == [[20, 10, 40, 26], [60, 90, 80, 106]]
+    assert (pixels[10:26, 20:40] == IMAGE[10:26, 10:30]).all()
+    assert (pixels[90:106, 60:80] == IMAGE[10:26, 10:30]).all()
+
+
 def test_nothing_to_copy_leaves_the_image():
     for boxes in (BOXES[1:], np.zeros((0, 4), np.float32)):
         pixels, found, sources = PasteSmallBoxes()(IMAGE, boxes, np.random.default_rng(0))

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from d2_unsupdet.data.images import NoBoxes
-from d2_unsupdet.data.photometric import Photometric
+from d2_unsupdet.data.photometric import Operation, Photometric
 from d2_unsupdet.data.siamese_boxes import SharedBoxes
 from d2_unsupdet.data.siamese_mapper import SiamesePairMapper
 from d2_unsupdet.data.siamese_views import OverlappingViews
@@ -103,9 +103,16 @@ def test_crops_show_their_view_s_boxes(ramp):
             assert np.allclose(place(crop, 8, 8), middle, atol=2)
 
 
-def test_regions_are_the_source_s_in_the_image(ramp):
+COLUMNS, ROWS = ((10, 90), (65, 75), (130, 70)), ((5, 60), (80, 90))  # start, length
+LOPSIDED = np.array([[x, y, x + w, y + h] for x, w in COLUMNS for y, h in ROWS])  # if mirrored
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+@pytest.mark.parametrize("boxes", [CELLS, LOPSIDED], ids=["grid", "lopsided"])
+def test_regions_are_the_source_s_in_the_image(ramp, boxes, flip):
     """Back in the file's pixels, the first boxes are the source's, cut to the shared part."""
-    sample = draw(mapper(), ramp, 1)
+    sample = draw(mapper(boxes, flip=flip), ramp, 1)
+    assert sample["flipped"].all() == bool(flip)
     view, box = sample["rectangles"][0], sample["priors"][0]
     h, w = sample["views"].shape[2:]
     sides = (view[2:] - view[:2]).repeat(2)
@@ -113,9 +120,10 @@ def test_regions_are_the_source_s_in_the_image(ramp):
         box = torch.stack([w - box[:, 2], box[:, 1], w - box[:, 0], box[:, 3]], 1)
     image = (box / torch.tensor([w, h, w, h]) * sides + view[:2].repeat(2)).numpy()
     shared = image[0]
-    cut = CELLS.clip(np.tile(shared[:2], 2), np.tile(shared[2:], 2))
+    cut = boxes.clip(np.tile(shared[:2], 2), np.tile(shared[2:], 2))
     areas = (cut[:, 2:] - cut[:, :2]).prod(1)
     expected = cut[areas >= 0.05 * (shared[2:] - shared[:2]).prod()][:9]
+    assert len(expected) > 2
     assert np.allclose(image[1 : 1 + len(expected)], expected, atol=2)
 
 
@@ -126,6 +134,29 @@ def test_colours_are_each_view_s_and_each_crop_s_own(ramp):
     shades = {round(float(crop[2].float().mean()), 2) for crop in changed["crops"].flatten(0, 1)}
     assert len(shades) > 12  # the third channel is constant in the file
     assert changed["views"][0, 2].float().mean() != changed["views"][1, 2].float().mean()
+
+
+class Darker(Photometric):
+    """Each draw is darker than the one before, and by nothing else."""
+
+    def __init__(self):
+        super().__init__()
+        self.draws = 0
+
+    def draw(self, rng):
+        self.draws += 1
+        return [Operation("brightness", 1 - self.draws / 40)]
+
+
+def test_views_and_crops_are_changed_once_and_by_no_other_s_draw(tmp_path):
+    """A crop shows the view as it was, not with the view's colours under its own."""
+    path = tmp_path / "even.png"
+    Image.fromarray(np.full((HEIGHT, WIDTH, 3), 200, np.uint8)).save(path)
+    sample = draw(mapper(photometric=Darker()), str(path))
+    values = [sample["views"].flatten(1), sample["crops"].flatten(0, 1).flatten(1)]
+    assert all((v == v[:, :1]).all() for v in values)
+    found = sorted(torch.cat([v[:, 0] for v in values]).tolist())
+    assert found == sorted(200 - 5 * (1 + np.arange(22)))
 
 
 def test_without_a_source_the_boxes_are_random(ramp):

@@ -4,6 +4,7 @@ import ctypes
 import logging
 import multiprocessing
 
+import cv2
 import numpy as np
 import pytest
 
@@ -72,6 +73,21 @@ def test_boxes_are_in_pixels_of_the_image_that_was_given(size):
     assert iou(np.array(RECTANGLE), found.boxes).max() > 0.93
     assert found.boxes[:, 2].max() == 300 and found.boxes[:, 3].max() == 200
     assert found.scores.tolist() == sorted(found.scores.tolist(), reverse=True)
+
+
+def test_opencv_gets_its_own_order_of_colours():
+    """Its segmentation reads BGR: an image given as RGB has other regions."""
+
+    def by_opencv(pixels):
+        direct = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
+        direct.setBaseImage(pixels)
+        direct.switchToSelectiveSearchFast()
+        x, y, w, h = direct.process().T
+        return as_set(np.stack([x, y, x + w, y + h], axis=1))
+
+    found = as_set(search(patchwork(), size=None).boxes)
+    assert found == by_opencv(cv2.cvtColor(patchwork(), cv2.COLOR_RGB2BGR))
+    assert found != by_opencv(patchwork())
 
 
 def test_contrast_ranks_the_object_first_and_has_one_order():

@@ -11,7 +11,8 @@ from d2_unsupdet.errors import UserError
 from d2_unsupdet.priors import PriorStore, StoredBoxes
 from d2_unsupdet.priors.found import rank_scores
 from d2_unsupdet.priors.merging import shard_name
-from d2_unsupdet.priors.shard_file import ShardWriter
+from d2_unsupdet.priors.names import Key
+from d2_unsupdet.priors.shard_file import ShardWriter, piece_digest
 from d2_unsupdet.priors.store import GenerationWriter
 from d2_unsupdet.seeding import generator
 
@@ -143,6 +144,15 @@ def test_a_wrong_byte_among_the_boxes_is_noticed_without_asking(tmp_path):
             assert "is damaged (at byte" in str(error)
             damaged += 1
     assert damaged == 1
+
+
+def test_the_hash_of_a_piece_is_of_its_image_and_its_count():
+    """The same bytes under another image's key, or cut into another number of boxes, are wrong."""
+    digest = piece_digest(Key(1, 2), 3, b"boxes")
+    assert digest == piece_digest(Key(1, 2), 3, b"boxes")
+    others = [(Key(2, 2), 3), (Key(1, 1), 3), (Key(2, 1), 3), (Key(1, 2), 4)]
+    assert all(piece_digest(*other, b"boxes") != digest for other in others)
+    assert piece_digest(Key(1, 2), 3, b"boxez") != digest
 
 
 def test_a_writer_that_fails_leaves_nothing_to_read(tmp_path):

@@ -14,7 +14,7 @@ from .imagenet_deformable_detr_r50_5ep import dataloader, optimizer, train
 dataloader.train.dataset.names = "toy_unlabeled"
 dataloader.train.total_batch_size = 16
 dataloader.update(proposals(test_edge=480, max_size=800))  # the largest size it trains at
-dataloader.train.mapper.source.path = "output/priors/folder"
+dataloader.train.mapper.source.path = "output/priors/folder_selective_search"
 dataloader.train.mapper.count = 10
 dataloader.train.mapper.least = 1
 

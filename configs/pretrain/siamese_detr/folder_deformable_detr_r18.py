@@ -15,7 +15,7 @@ from .imagenet_detr_r50_300k import dataloader, train
 dataloader.train.dataset.names = "toy_unlabeled"
 dataloader.train.total_batch_size = 16
 dataloader.update(proposals(test_edge=480, max_size=800))  # the largest size it trains at
-dataloader.train.mapper.source.path = "output/priors/folder"
+dataloader.train.mapper.source.path = "output/priors/folder_edge_boxes"
 
 model.backbone.stages.depth = 18
 model.backbone.stem.norm = "BN"  # frozen statistics of random weights are of no use

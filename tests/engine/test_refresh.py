@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -11,12 +12,13 @@ from detectron2.config import LazyConfig, instantiate
 from detectron2.data import transforms as T
 
 from d2_unsupdet.data import PriorMapper, RefreshMapper, build_test_loader, build_train_loader
+from d2_unsupdet.engine.build import _build_refresh
+from d2_unsupdet.engine.config import load_config
 from d2_unsupdet.engine.refresh import PriorRefreshHook
 from d2_unsupdet.engine.trainer import Trainer
 from d2_unsupdet.errors import UserError
 from d2_unsupdet.priors.store import PriorStore
 from d2_unsupdet.priors.stored import StoredBoxes
-from tests import test_train_net as runs
 from tests.pretext.tiny_boxes import tiny_pretext
 from tests.ranks import run_ranks
 
@@ -300,55 +302,18 @@ def test_two_processes_make_what_one_makes(finished, tmp_path):
     assert both[0] == both[1] == alone
 
 
-def options(output):
-    return [
-        "dataloader.train.dataset.subset=8",
-        "dataloader.train.total_batch_size=2",
-        "dataloader.train.num_workers=1",
-        "dataloader.test=null",
-        "dataloader.evaluator=null",
-        "model.detector.encoder.num_layers=1",
-        "model.detector.decoder.num_layers=1",
-        "train.max_iter=10",
-        "train.refresh.period=1 epochs",
-        "train.checkpointer.period=3",
-        "train.log_period=1",
-        "train.writers=[]",
-        "train.pictures=0",
-        f"train.output_dir={output}",
-    ]
-
-
-@pytest.mark.slow
-def test_killed_before_during_and_after_a_refresh_it_ends_in_the_same_bits(tmp_path):
-    whole = tmp_path / "whole"
-    runs.finish(runs.start(CONFIG, *options(whole)))
-    output = tmp_path / "killed"
-    priors = output / "priors"
-    moments = [
-        lambda: (priors / "generation_0000.partial").exists(),
-        lambda: runs.steps_logged(output) >= 3,  # the step before the first refresh
-        lambda: (priors / "generation_0001.partial").exists(),
-        lambda: (priors / "generation_0001").exists(),  # no checkpoint names it yet
-        lambda: (priors / "generation_0002.partial/shard_00000.bin").exists(),
-        lambda: runs.steps_logged(output) >= 9,
-    ]
-    kills = 0
-    for moment in moments:
-        kills += runs.kill_when(runs.start(CONFIG, "--resume", *options(output)), moment)
-    runs.finish(runs.start(CONFIG, "--resume", *options(output)))
-    assert kills >= 4  # a moment of milliseconds can be missed
-    assert runs.digest(output) == runs.digest(whole)
-    assert PriorStore(priors).generations == [0, 1, 2]
-    assert not list(priors.glob("*.partial"))
-    for number in (0, 1, 2):
-        PriorStore(priors).open(number).verify()
-        hashes = [PriorStore(o / "priors").open(number).sha256 for o in (whole, output)]
-        assert hashes[0] == hashes[1]
-
-
 def test_the_recipe_names_its_refresh():
     config = LazyConfig.load(CONFIG)
     assert config.train.refresh.period == "2 epochs"
     assert instantiate(config.model.prior_update).momentum == 0.45
     assert json.dumps(config.train.refresh.start) == '""'
+
+
+def test_the_whole_mapper_is_part_of_the_settings(tmp_path):
+    records = pictures(tmp_path)
+    trainer = SimpleNamespace(loader=SimpleNamespace(dataset=SimpleNamespace(records=records)))
+    made = []
+    for extra in ([], ["dataloader.refresh.mapper.max_aspect=20"]):
+        hook = _build_refresh(load_config(CONFIG, extra), trainer, 1)
+        made.append(hook.settings["mapper"])
+    assert made[0] != made[1] and made[0]["augmentations"][0]["max_size"] == 160

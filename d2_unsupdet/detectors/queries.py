@@ -17,13 +17,22 @@ from d2_unsupdet.detectors.structures import Encoded, Queries, Regions, Target, 
 from d2_unsupdet.errors import UserError
 
 
+def fitting_counts(queries: int, regions: int) -> str:
+    """The nearest numbers of queries that so many regions can share, as text."""
+    if regions == 0:
+        return "any"
+    below = queries // regions * regions
+    return " or ".join(str(n) for n in (below, below + regions) if n)
+
+
 def repeat_regions(regions: Regions, queries: int) -> tuple[Tensor, Tensor]:
     """One copy of its region (B, n, C) for each of the n used queries, and their groups (n,)."""
     count = len(regions)
     if count == 0 or (regions.each is None and queries % count):
         raise UserError(
-            f"{queries} queries cannot be shared equally by {count} regions: choose a number of "
-            f"regions that divides {queries}."
+            f"{queries} queries cannot be shared equally by {count} regions: choose num_queries="
+            f"{fitting_counts(queries, count)}, or a number of regions that divides {queries} "
+            "(exactly or boxes.count of the mapper)."
         )
     used = queries if regions.each is None else count * regions.each
     if used > queries:

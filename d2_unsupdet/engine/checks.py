@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from d2_unsupdet.checkpoint.files import check_exists
 from d2_unsupdet.data import catalog
+from d2_unsupdet.engine.box_checks import check_boxes
 from d2_unsupdet.engine.config import is_box_pretext, nodes, resolve_class_count, scored_set
 from d2_unsupdet.engine.defaults import TRAIN
 from d2_unsupdet.engine.model_checks import check_model
@@ -241,6 +242,7 @@ def _check_training(cfg: DictConfig, resume: bool, processes: int) -> None:
             f"dataloader.train.total_batch_size={batch} cannot be shared by {processes} "
             f"process(es) in {cfg.train.accumulate} micro-batch(es); use a multiple of {parts}."
         )
+    check_boxes(cfg, resume=resume, processes=processes)
 
 
 def _check_fresh(output: Path) -> None:

@@ -14,6 +14,7 @@ from d2_unsupdet.analysis.runs import flatten
 from d2_unsupdet.checkpoint.files import atomic_write, sha256, write_json
 from d2_unsupdet.checkpoint.report import LoadReport
 from d2_unsupdet.data.annotations import report_bad_boxes
+from d2_unsupdet.data.plan import BatchPlan
 from d2_unsupdet.data.subsets import save_ids
 from d2_unsupdet.engine.build import Hooks
 from d2_unsupdet.engine.config import dump_config, scored_set
@@ -85,10 +86,22 @@ def say_start(
         "device": f"{trainer.device.type} x {trainer.world}, {amp}",
         "output": options.output_dir,
     }
+    warn_of_repeats(plan)
     if trainer.frozen.parameters:
         rows["frozen"] = str(trainer.frozen)
     for name, text in rows.items():
         logger.info("%-9s %s", name, text)
+
+
+def warn_of_repeats(plan: BatchPlan) -> None:
+    """Nothing is wrong with a batch larger than the data set, but hardly anybody means it."""
+    if plan.batch > plan.size:
+        logger.warning(
+            "dataloader.train.total_batch_size=%d is more than the %d images there are: every step "
+            "sees some of them several times",
+            plan.batch,
+            plan.size,
+        )
 
 
 def write_summary(

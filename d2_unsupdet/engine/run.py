@@ -22,6 +22,7 @@ from d2_unsupdet.checkpoint.checkpointer import RunCheckpointer
 from d2_unsupdet.checkpoint.load import load_weights
 from d2_unsupdet.checkpoint.report import LoadReport
 from d2_unsupdet.engine import record
+from d2_unsupdet.engine.box_checks import check_images
 from d2_unsupdet.engine.build import Evaluation, build_hooks, build_model, build_trainer
 from d2_unsupdet.engine.checks import prepare
 from d2_unsupdet.engine.config import to_plain
@@ -64,6 +65,8 @@ def train(plain: dict, options: Mapping[str, Any]) -> None:
             start_from: Any = model.begin
             start_from(loaded=report is not None)
     trainer = build_trainer(cfg, model)
+    if state is None:
+        check_images(cfg, trainer.loader.dataset.records)
     objects = training_objects(trainer.loader.dataset, str(cfg.dataloader.train.dataset.names))
     if hasattr(model, "check_run"):  # a method knows what fits the data and what does not
         plan = trainer.loader.plan

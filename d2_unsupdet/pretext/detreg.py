@@ -21,6 +21,7 @@ from d2_unsupdet.pretext.box_pretext import BoxPretext, Losses, Sample, field, n
 from d2_unsupdet.pretext.yaml_parts import box_parts
 
 MAPPER = "PriorMapper(...)"
+CROPS = "PriorMapper(crop_size=128, ...) (any PriorMapper if model.embedding_weight=0)"
 
 
 @META_ARCH_REGISTRY.register()
@@ -70,7 +71,7 @@ class DETReg(BoxPretext):
         decoded = self.detector.decode(encoded, queries)
         losses, matches = self.detector.losses(decoded, encoded, queries, targets)
         if self.embed_head is not None:
-            goal = self.embed(torch.cat(field(batch, "crops", MAPPER)))
+            goal = self.embed(torch.cat(field(batch, "crops", CROPS)))
             losses["loss_embedding"] = self._embedding_loss(decoded, matches, targets, goal)
         return losses
 

@@ -3,11 +3,11 @@
 
 python tools/evaluate_boxes.py --dataset coco_2017_val --source random selective-search edge-boxes
 python tools/evaluate_boxes.py --dataset toy_val --source random:count=100 --source my.code:Finder
-python tools/evaluate_boxes.py --dataset coco_2017_val --store priors/coco output/run/priors@3
+python tools/evaluate_boxes.py --dataset coco_2017_train --store priors/coco output/run/priors@3
 
-A source may carry its values, NAME:key=value,key=value. A store's last generation is scored, or
-STORE@NUMBER. A detector that was pretrained is scored by train_net.py --eval-only, by the same
-numbers.
+A store must hold the images of the data set; its last generation is scored, or STORE@NUMBER.
+A source may carry its values, NAME:key=value,key=value. A detector that was pretrained is scored by
+train_net.py --eval-only, by the same numbers.
 """
 
 import argparse

@@ -7,7 +7,7 @@ python tools/extract_priors.py --dataset toy_unlabeled --out priors/toy \\
     --source selective-search:ranked=contrast,side=[0.06,0.75],most_aspect=3.5
 torchrun --nproc-per-node 8 tools/extract_priors.py --dataset imagenet_train --processes 4 --out p
 python tools/extract_priors.py --dataset imagenet_train --out p --slurm 64 --set timeout_min=600
-python tools/extract_priors.py --report priors/coco --dataset coco_2017_val
+python tools/extract_priors.py --report priors/coco --dataset coco_2017_train
 
 A source may carry its values, NAME:key=value,key=value, or be module:Class. The same command goes
 on after a kill. Several started at once, on any machines that share the disk, share the work.

@@ -195,6 +195,9 @@ PARTNERS = [  # what is pretrained, what it is finetuned as
     ("siamese_detr/imagenet_dn_dab_deformable_detr_r50_300k",
      "coco/dn_dab_deformable_detr_r50_50ep", []),
     *((f"{method}/toy_{name}", f"toy/{name}", []) for method in METHODS for name in sorted(TOY)),
+    (f"up_detr/{FOLDER}", "coco/deformable_detr_r50_50ep", ["model.backbone.stages.depth=18"]),
+    (f"join_det/{FOLDER}", "coco/deformable_detr_r50_two_stage_50ep",
+     ["model.backbone.stages.depth=18"]),
 ]  # fmt: skip
 
 

@@ -45,6 +45,10 @@ RANGES: dict[str, tuple[float, float]] = {
     "train.knn_probe.k": (1, INFINITY),
     "dataloader.train.total_batch_size": (1, INFINITY),
 }
+OTHER_CLASSES = (  # what a trained detector can be scored on
+    "score it on data of the same classes, or without any by "
+    "dataloader.evaluator.class_agnostic=true"
+)
 # What a value looks like whose default is None; text where nothing stands here.
 OPTIONAL: dict[str, Any] = {"train.init.allow_missing": ["heads.*"]}
 
@@ -71,6 +75,8 @@ def prepare(
     used = ["test"] if eval_only else ["train", "test"] if scored else ["train"]
     names = [n for part in used for n in catalog.split_names(loaders[part].dataset.names)]
     _check_data(cfg, used)
+    if scored and (eval_only or is_box_pretext(cfg.model)):
+        _check_labels(cfg.dataloader.test.dataset.names)
     check_model(cfg.model)
     if not eval_only and cfg.train.knn_probe.period:
         check_probe(cfg.train.knn_probe)
@@ -116,7 +122,8 @@ def _resolve_classes(cfg: DictConfig, used: Sequence[str], names: Sequence[str])
         _check_same_classes(cfg, datasets)
         classes = _needs_labels(partial(catalog.class_names, labelled))
         strict = not agnostic or "train" in used
-        resolve_class_count(cfg, classes, ", ".join(labelled), strict=strict)
+        options = {} if "train" in used else {"fix": OTHER_CLASSES}
+        resolve_class_count(cfg, classes, ", ".join(labelled), strict=strict, **options)
         return
     for path, node in nodes(cfg.model, "model"):
         if node.get("num_classes") == "auto":
@@ -161,6 +168,19 @@ def _check_data(cfg: DictConfig, used: Sequence[str]) -> None:
             ) from error
 
 
+def _check_labels(names: Any) -> None:
+    """A test set without classes has nothing to compare answers with."""
+    try:
+        catalog.class_names(names)
+    except UserError as error:
+        if " has no labels" not in str(error):
+            raise
+        raise UserError(
+            f"dataloader.test.dataset.names={names} is scored and needs labels, which it has not: "
+            "give a labelled data set, such as coco:ANNOTATIONS.json@IMAGES."
+        ) from error
+
+
 def _needs_labels(ask: Callable[[], Any]) -> Any:
     """What `ask` finds out about classes; a data set that has none is no fault of its own."""
     try:
@@ -175,7 +195,9 @@ def _check_same_classes(cfg: DictConfig, datasets: Sequence[Any]) -> None:
     if len(datasets) < 2 or not datasets[0].get("labels", True):
         return
     names = [d.names for d in datasets]
-    train, test = (_needs_labels(partial(catalog.class_names, name)) for name in names)
+    train = _needs_labels(partial(catalog.class_names, names[0]))
+    _check_labels(names[1])
+    test = catalog.class_names(names[1])
     if train != test:
         raise UserError(
             f"dataloader.train.dataset.names={names[0]} has {len(train)} classes, "

@@ -286,7 +286,12 @@ def nodes(cfg: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
 
 
 def resolve_class_count(
-    cfg: DictConfig, class_names: Sequence[str], dataset: str, *, strict: bool = True
+    cfg: DictConfig,
+    class_names: Sequence[str],
+    dataset: str,
+    *,
+    strict: bool = True,
+    fix: str = "leave the key out, or set it to auto, to use the data's number",
 ) -> None:
     """Make the data the one source of the class count: fill in "auto", refuse another number.
 
@@ -301,7 +306,7 @@ def resolve_class_count(
         elif strict and node.num_classes != len(class_names) and not _free_count(node):
             raise UserError(
                 f"{path}.num_classes={node.num_classes} contradicts data set '{dataset}', which "
-                f"has {len(class_names)} classes; leave the key out to use the data's number."
+                f"has {len(class_names)} classes; {fix}."
             )
 
 

@@ -67,5 +67,17 @@ def test_a_finetuned_detector_too_is_scored_without_classes(tmp_path):
     assert prepare(one, eval_only=True).model.heads.num_classes == 1
     with pytest.raises(UserError, match="model.heads.num_classes=1 contradicts"):
         prepare(load(tmp_path, AGNOSTIC, "model.heads.num_classes=1"))
-    with pytest.raises(UserError, match="model.heads.num_classes=1 contradicts"):
+    said = "num_classes=1 contradicts.* same classes, or .*dataloader.evaluator.class_agnostic=true"
+    with pytest.raises(UserError, match=said):
         prepare(load(tmp_path, "model.heads.num_classes=1"), eval_only=True)
+
+
+def test_what_is_scored_needs_labels(pretext, tmp_path):
+    names = "dataloader.test.dataset.names=toy_unlabeled:images=4:size=64"
+    for eval_only in (True, False):
+        with pytest.raises(UserError, match=f"{names} is scored and needs labels"):
+            prepare(pretext(AGNOSTIC, names), eval_only=eval_only)
+    with pytest.raises(UserError, match=f"{names} is scored and needs labels"):
+        prepare(load(tmp_path, names), eval_only=True)
+    with pytest.raises(UserError, match=f"{names} is scored and needs labels"):
+        prepare(load(tmp_path, names))

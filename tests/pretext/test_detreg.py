@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from d2_unsupdet.errors import UserError
 from tests.pretext.test_box_pretext import CALM, seen_by
 from tests.pretext.tiny_boxes import batch_for, tiny_pretext
 
@@ -57,6 +58,9 @@ def test_without_an_embedding_no_crop_is_needed():
     for sample in batch:
         del sample["crops"]
     assert model.embed_head is None and "loss_embedding" not in model(batch)
+    other = tiny_pretext("detreg", "detr", embedding_weight=1.0).train()
+    with pytest.raises(UserError, match="'crops': .*crop_size=128.* model.embedding_weight=0"):
+        other(batch)
 
 
 @pytest.mark.parametrize(("name", "background"), [("detr", True), ("conditional_detr", False)])

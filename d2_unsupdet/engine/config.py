@@ -227,7 +227,7 @@ def _parameters(node: DictConfig, path: str = "a node") -> set[str] | None:
             target = locate(target)
         except Exception as error:  # an import runs code, which can raise anything
             raise UserError(
-                f"{path}._target_='{target}' cannot be imported: {str(error).rstrip('.')}."
+                f"{path}._target_='{target}' cannot be imported: {hints.why_not(target)}."
                 f"{hints.of_target(target)}"
             ) from error
     try:

@@ -46,6 +46,25 @@ def of_target(target: str) -> str:
     return ""
 
 
+def why_not(target: str) -> str:
+    """What keeps `target` from being imported, in few words and on one line."""
+    parts = target.split(".")
+    for count in range(len(parts) - 1, -1, -1):
+        above, below = ".".join(parts[:count]), ".".join(parts[: count + 1])
+        if count and _module(above) is None:
+            continue
+        try:
+            importlib.import_module(below)
+        except ModuleNotFoundError as error:
+            if error.name == below:
+                return f"{above} has no '{parts[count]}'" if above else f"there is no '{below}'"
+            return f"{below} needs the module '{error.name}', which is not installed"
+        except Exception as error:  # an import runs code, which can raise anything
+            said = " ".join(str(error).split())
+            return f"{below} fails with {type(error).__name__}: {said}".rstrip(".")
+    return f"{target} is no class or function"
+
+
 def of_config(path: str) -> str:
     """For a config file that does not exist: one of its folder, or of the recipes."""
     file = Path(path)

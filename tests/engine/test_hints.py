@@ -46,3 +46,25 @@ def test_a_run_that_does_not_exist(tmp_path):
     (tmp_path / "mocov2/config.yaml").touch()
     with pytest.raises(UserError, match=r"Did you mean '.*/mocov2'\?"):
         load_config(str(tmp_path / "mocov3/config.yaml"))
+
+
+@pytest.mark.parametrize(
+    "target, said",
+    [
+        ("d2_unsupdet.priors.NmsUpdat", "d2_unsupdet.priors has no 'NmsUpdat'"),
+        ("d2_unsupdet.priors.box_smooth.Nms", "d2_unsupdet.priors.box_smooth has no 'Nms'"),
+        ("d2_unsupdet.prior.NmsUpdate", "d2_unsupdet has no 'prior'"),
+        ("nowhere.Part", "there is no 'nowhere'"),
+        ("part_that_breaks.Part", "part_that_breaks fails with ValueError: two lines"),
+        ("part_that_lacks.Part", "part_that_lacks needs the module 'absent', which is not"),
+    ],
+)
+def test_what_cannot_be_imported_is_one_line(target, said, tmp_path, monkeypatch):
+    (tmp_path / "part_that_breaks.py").write_text("raise ValueError('two\\nlines')")
+    (tmp_path / "part_that_lacks.py").write_text("import absent")
+    monkeypatch.syspath_prepend(tmp_path)
+    override = f"model.criterion.assigner._target_={target}"
+    with pytest.raises(UserError) as raised:
+        load_config(str(TOY / "detr.py"), [override])
+    assert f"cannot be imported: {said}" in str(raised.value)
+    assert "\n" not in str(raised.value)

@@ -8,7 +8,7 @@ and makes an unfinished one again. Batches loaded with the old priors are thrown
 import hashlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from d2_unsupdet.data.loader import TestLoader
 from d2_unsupdet.engine.digest import state_digest
 from d2_unsupdet.engine.model_state import share_statistics
 from d2_unsupdet.engine.progress import Progress
+from d2_unsupdet.engine.threads import in_threads
 from d2_unsupdet.engine.trainer import Trainer, unwrap
 from d2_unsupdet.errors import UserError
 from d2_unsupdet.priors.found import Found, nothing
@@ -32,6 +33,7 @@ from d2_unsupdet.priors.stored import StoredBoxes
 from d2_unsupdet.seeding import generator
 
 logger = logging.getLogger(__name__)
+Find = Callable[[], Found | None]
 NOTE = "priors"  # the trainer's note: generation and hash, part of every checkpoint
 
 
@@ -64,7 +66,7 @@ class PriorRefreshHook(HookBase):
 
     def before_train(self) -> None:
         model = unwrap(self.trainer.model)
-        if not hasattr(model, "refreshed_priors"):
+        if not hasattr(model, "look_first"):
             raise UserError(
                 f"{type(model).__name__} has no priors to refresh: leave dataloader.refresh out."
             )
@@ -159,12 +161,12 @@ class PriorRefreshHook(HookBase):
             world=comm.get_world_size(),
             barrier=comm.synchronize,
         ) as writer:
-            for batch in self.loader:
-                for sample in batch:
-                    found = self._found(model, sample, number)
-                    _add(writer, sample, nothing(orders or None) if found is None else found)
-                    if "reason" in sample:
-                        blind.append(f"{sample['file_name']}: {sample['reason']}")
+            samples = (sample for batch in self.loader for sample in batch)
+            looks = ((sample, self._look(model, sample, number)) for sample in samples)
+            for sample, found in in_threads(looks):
+                _add(writer, sample, nothing(orders or None) if found is None else found)
+                if "reason" in sample:
+                    blind.append(f"{sample['file_name']}: {sample['reason']}")
                 progress.step()
         model.train(training)
         _tell_blind(number, [line for lines in comm.gather(blind) for line in lines])
@@ -184,18 +186,19 @@ class PriorRefreshHook(HookBase):
                 "finer level (model.priors.stride), or begin with a store (train.refresh.start)."
             )
 
-    def _found(self, model: Any, sample: dict[str, Any], number: int) -> Found | None:
-        """The boxes of an image; what cannot be looked at keeps those it had, None without any."""
+    def _look(self, model: Any, sample: dict[str, Any], number: int) -> Find:
+        """Finds the boxes of an image; what cannot be looked at keeps those it had, if any."""
         source = self._source(number)
         size = (sample["width"], sample["height"]) if "width" in sample else sample["recorded"]
         known = None if source is None else source.lookup(sample, *size)
         if number == 0 and source is not None:
-            return self._first(model, sample, known)
+            first = self._first(model, sample, known)
+            return lambda: first
         if "reason" in sample:
-            return known
+            return lambda: known
         if number == 0:
-            return model.initial_priors(sample)
-        return model.refreshed_priors(sample, nothing() if known is None else known)
+            return model.look_first(sample)
+        return model.look(sample, nothing() if known is None else known)
 
     def _first(self, model: Any, sample: dict[str, Any], known: Found | None) -> Found | None:
         if known is not None:

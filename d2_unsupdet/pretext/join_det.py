@@ -5,7 +5,7 @@ decoder see by then, and smoothed with the previous ones; `engine/refresh.py` ca
 them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -65,7 +65,12 @@ class JoinDet(DETReg):
 
     def initial_priors(self, sample: Sample) -> Found:
         """Normalised boxes of one image before the first step: there is nothing to smooth yet."""
-        return self._best(self.priors.initial(self.detector, sample))
+        return self.look_first(sample)()
+
+    def look_first(self, sample: Sample) -> Callable[[], Found]:
+        """The forward of `initial_priors`; what it returns needs no network, only time."""
+        find = self.priors.look_first(self.detector, sample)
+        return lambda: self._best(find())
 
     def given_priors(self, found: Found) -> Found:
         """Boxes from elsewhere as the first of an image, as they are.
@@ -83,8 +88,17 @@ class JoinDet(DETReg):
 
     def refreshed_priors(self, sample: Sample, previous: Found) -> Found:
         """The next normalised boxes of an image; the previous where nothing stands out."""
-        current = self.priors.current(self.detector, sample, label=self.label)
-        return previous if current is None else self.prior_update(previous, current)
+        return self.look(sample, previous)()
+
+    def look(self, sample: Sample, previous: Found) -> Callable[[], Found]:
+        """The forward of `refreshed_priors`, likewise."""
+        find = self.priors.look(self.detector, sample, label=self.label)
+
+        def join() -> Found:
+            current = find()
+            return previous if current is None else self.prior_update(previous, current)
+
+        return join
 
     def _best(self, found: Found) -> Found:
         return found.take(np.argsort(-found.scores, kind="stable")[: self.prior_update.most])

@@ -5,7 +5,8 @@ image at a time and without augmentation: the answer depends on weights and imag
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +24,14 @@ from d2_unsupdet.priors.region_boxes import CellMask, foreground_share, region_b
 
 REGION, INSTANCE, GIVEN = 0, 1, 2  # kinds in a store
 SOURCES = ("regions", "instances", "predictions")
+
+
+class _View(NamedTuple):
+    """What the attention looks at: a map (c, h, w) in main memory, of an image (height, width)."""
+
+    features: Tensor
+    stride: int
+    size: tuple[int, int]
 
 
 class LivingPriors:
@@ -64,37 +73,56 @@ class LivingPriors:
         self.region_score, self.overlap = region_score, overlap
         self.candidates, self.floor = candidates, floor
 
-    @torch.no_grad()
     def initial(self, detector: DETR, sample: Sample) -> Found:
         """R_0: regions of the backbone's features, normalised by the image."""
+        return self.look_first(detector, sample)()
+
+    def current(self, detector: DETR, sample: Sample, *, label: int = 0) -> Found | None:
+        """R_n, normalised by the image; None where the attention has nothing to say."""
+        return self.look(detector, sample, label=label)()
+
+    @torch.no_grad()
+    def look_first(self, detector: DETR, sample: Sample) -> Callable[[], Found]:
+        """The forward of `initial`; what it returns does the rest, without the network."""
         images = detector.preprocess([sample])
         features = detector.features(images)
         level = self._nearest(images.tensor, [_size(m) for m in features.maps])
-        mask = self._foreground(features.maps[level][0], images.tensor, features)
-        return nothing() if mask is None else self._regions(mask)
+        view = self._view(features.maps[level][0], images.tensor, features)
+
+        def find() -> Found:
+            mask = self._foreground(view)
+            return nothing() if mask is None else self._regions(mask)
+
+        return find
 
     @torch.no_grad()
-    def current(self, detector: DETR, sample: Sample, *, label: int = 0) -> Found | None:
-        """R_n, normalised by the image; None where the attention has nothing to say."""
+    def look(self, detector: DETR, sample: Sample, *, label: int = 0) -> Callable[[], Found | None]:
+        """The forward of `current`, likewise."""
         images = detector.preprocess([sample])
         features = detector.features(images)
         encoded = detector.encode(features)
-        parts, mask = [], None
+        view, predictions = None, None
         if self.sources & {"regions", "instances"}:
             level = self._nearest(images.tensor, encoded.shapes)
-            mask = self._foreground(encoded.level(level)[0], images.tensor, features)
-            if mask is None:
-                return None
-            if "regions" in self.sources:
-                parts.append(self._regions(mask))
+            view = self._view(encoded.level(level)[0], images.tensor, features)
         if self.sources & {"instances", "predictions"}:
             decoded = detector.decode(encoded, detector.queries(encoded))
-            found = self._predictions(detector, decoded, label)
+            predictions = self._predictions(detector, decoded, label)
+        return lambda: self._joined(view, predictions)
+
+    def _joined(self, view: _View | None, predictions: Found | None) -> Found | None:
+        parts = []
+        mask = None if view is None else self._foreground(view)
+        if mask is None and view is not None:
+            return None
+        if mask is not None and "regions" in self.sources:
+            parts.append(self._regions(mask))
+        if predictions is not None:
             if mask is not None and "predictions" not in self.sources:
                 height, width = mask.size
-                share = foreground_share(found.scaled(width, height).boxes, mask)
-                found = found.take(share >= self.overlap)
-            parts.append(found)
+                share = foreground_share(predictions.scaled(width, height).boxes, mask)
+                predictions = predictions.take(share >= self.overlap)
+            parts.append(predictions)
         return Found(*(np.concatenate(each) for each in zip(*map(_columns, parts), strict=True)))
 
     def _nearest(self, images: Tensor, shapes: Sequence[tuple[int, int]]) -> int:
@@ -102,16 +130,19 @@ class LivingPriors:
         strides = [_stride(images, shape) for shape in shapes]
         return min(range(len(strides)), key=lambda i: abs(math.log2(strides[i] / self.stride)))
 
-    def _foreground(self, features: Tensor, images: Tensor, whole: Features) -> CellMask | None:
-        """The attention of the cells that are no padding."""
-        stride = _stride(images, _size(features))
+    def _view(self, features: Tensor, images: Tensor, whole: Features) -> _View:
+        """The cells that are no padding."""
         valid = ~resized_mask(whole.mask, _size(features))[0]
         rows, columns = (int(valid.any(dim).sum()) for dim in (1, 0))
-        foreground = self.attention(features[:, :rows, :columns])
+        height, width = (int(side) for side in whole.sizes[0])
+        stride = _stride(images, _size(features))
+        return _View(features[:, :rows, :columns].float().cpu(), stride, (height, width))
+
+    def _foreground(self, view: _View) -> CellMask | None:
+        foreground = self.attention(view.features)
         if foreground is None:
             return None
-        height, width = (int(side) for side in whole.sizes[0])
-        return CellMask(foreground, cell=(stride, stride), size=(height, width))
+        return CellMask(foreground, cell=(view.stride, view.stride), size=view.size)
 
     def _regions(self, mask: CellMask) -> Found:
         boxes = region_boxes(mask, least_cells=self.least_cells, connectivity=self.connectivity)

@@ -14,7 +14,7 @@ from torch import nn
 from d2_unsupdet.checkpoint.checkpointer import RunCheckpointer
 from d2_unsupdet.checkpoint.class_heads import is_class_tensor
 from d2_unsupdet.checkpoint.load import load_weights
-from d2_unsupdet.checkpoint.pretext_names import WRAPPER, is_own
+from d2_unsupdet.checkpoint.pretext_names import WRAPPER, is_own, is_wrapped
 from d2_unsupdet.errors import UserError
 
 logger = logging.getLogger("d2_unsupdet.run")
@@ -73,20 +73,27 @@ def load_file(cfg: DictConfig, model: nn.Module, *, allow_unsafe: bool) -> None:
     """All of `train.init_checkpoint`: a score of half-loaded weights says nothing."""
     path, choice = cfg.train.init_checkpoint, cfg.train.init.classes
     report = load_weights(
-        model, path, allow_unsafe=allow_unsafe, allow_missing=["*"], classes=choice
+        model,
+        path,
+        allow_unsafe=allow_unsafe,
+        allow_missing=["*"],
+        # Another pretext's heads may be half of its file; what the model lacks is asked below.
+        min_coverage=0.0 if is_wrapped(model.state_dict()) else 0.9,
+        classes=choice,
     )
     logger.info("%s", report)
-    if choice != "drop" and _only_heads(report.new):
+    lost = _asked(report.new, model)
+    if choice != "drop" and lost and all(is_class_tensor(n.removeprefix(WRAPPER)) for n in lost):
         raise UserError(
             f"--eval-only: '{path}' is an export, which has no class heads, so it cannot be "
             "scored: give the model_final.pth beside it, or finetune it first."
         )
-    if report.new:
-        names = ", ".join(list(report.new)[:3]) + (", ..." if len(report.new) > 3 else "")
+    if lost:
+        names = ", ".join(lost[:3]) + (", ..." if len(lost) > 3 else "")
         why = (
             f"train.init.classes={choice} drops the file's heads"
             if choice == "drop"
-            else f"'{path}' lacks {len(report.new)} tensors of the model ({names})"
+            else f"'{path}' lacks {len(lost)} tensors of the model ({names})"
         )
         raise UserError(
             f"--eval-only has nothing to evaluate: {why}; give a complete file, the run's "
@@ -95,11 +102,10 @@ def load_file(cfg: DictConfig, model: nn.Module, *, allow_unsafe: bool) -> None:
     logger.info("scoring %s", path)
 
 
-def _only_heads(names: Iterable[str]) -> bool:
-    """Whether these are what exports go without: class heads, and what a pretext has of its own."""
-    lost = [name.removeprefix(WRAPPER) for name in names]
-    classes = [is_class_tensor(name) for name in lost]
-    return any(classes) and all(c or is_own(n) for c, n in zip(classes, lost, strict=True))
+def _asked(names: Iterable[str], model: nn.Module) -> list[str]:
+    """Without the heads that a pretext has of its own: its answers do not need them."""
+    wrapped = is_wrapped(model.state_dict())
+    return [name for name in names if not (wrapped and is_own(name))]
 
 
 def keep_results_apart(cfg: DictConfig) -> None:

@@ -113,6 +113,16 @@ def test_an_export_is_called_so(cfg, prefix):
         load_file(cfg, model, allow_unsafe=False)
 
 
+def test_another_pretexts_detector_is_scored(cfg):
+    """DETReg's and JoinDet's answers do not need the heads that taught the detector."""
+    model, other = (tiny_pretext(name, "detr", freeze_at=5) for name in ("detreg", "siamese_detr"))
+    with torch.no_grad():
+        other.detector.heads.classes[0].bias.fill_(7)
+    torch.save(other.state_dict(), cfg.train.init_checkpoint)
+    load_file(cfg, model, allow_unsafe=False)
+    assert (model.detector.heads.classes[0].bias == 7).all()
+
+
 def test_other_weights_do_not_overwrite_the_runs_detections(cfg, tmp_path):
     keep_results_apart(cfg)
     assert results_folder(cfg) == f"{tmp_path}/run/evaluation"  # nothing there to keep

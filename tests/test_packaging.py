@@ -94,7 +94,16 @@ def test_core_requirements_are_installed_in_their_ranges(arguments):
 
 def test_make_has_the_targets_that_the_readme_names():
     makefile = (ROOT / "Makefile").read_text()
-    for target in ["quickstart", "quickstart-backbone", "test", "test-slow", "lint", "types", "bench", "setup"]:
+    for target in [
+        "quickstart",
+        "quickstart-backbone",
+        "test",
+        "test-slow",
+        "lint",
+        "types",
+        "bench",
+        "setup",
+    ]:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 

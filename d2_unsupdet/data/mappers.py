@@ -18,6 +18,7 @@ from detectron2.structures import BitMasks, Instances, PolygonMasks
 from d2_unsupdet.data.annotations import clean_annotations
 from d2_unsupdet.data.images import BadImage, ImageFile, read_image, read_label_map, shrink_for
 from d2_unsupdet.data.photometric import Photometric
+from d2_unsupdet.data.records import identity
 from d2_unsupdet.data.views import CropPair, RandomCrop
 from d2_unsupdet.errors import UserError
 
@@ -63,7 +64,7 @@ class PairedViewMapper:
         image = ImageFile(record["file_name"])
         pair, views = self.views_of(image, seed)
         return {
-            **{k: record[k] for k in ("file_name", "image_id", "index", "epoch") if k in record},
+            **identity(record),
             "views": torch.from_numpy(views),
             "overlap": torch.from_numpy(pair.overlap),
             "flipped": torch.tensor([pair.first.flipped, pair.second.flipped]),

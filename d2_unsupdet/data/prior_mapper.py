@@ -14,13 +14,12 @@ from d2_unsupdet.data.box_choice import policy as named_policy
 from d2_unsupdet.data.images import NoBoxes, read_image
 from d2_unsupdet.data.paste import PasteSmallBoxes
 from d2_unsupdet.data.photometric import Photometric
+from d2_unsupdet.data.records import identity
 from d2_unsupdet.data.region_crops import region_crops
 from d2_unsupdet.errors import UserError
 
 if TYPE_CHECKING:
     from d2_unsupdet.priors.found import BoxSource
-
-_KEPT = ("file_name", "image_id", "index", "epoch")
 
 
 class PriorMapper:
@@ -82,7 +81,7 @@ class PriorMapper:
         self._require(len(kept), record, "after the augmentations")
         order = np.arange(len(kept) if self.exactly is None else self.exactly) % len(kept)
         sample = {
-            **{key: record[key] for key in _KEPT if key in record},
+            **identity(record),
             "height": height,
             "width": width,
             "image": torch.from_numpy(np.ascontiguousarray(given.image.transpose(2, 0, 1))),

@@ -12,8 +12,7 @@ import torch
 from detectron2.data import transforms as T
 
 from d2_unsupdet.data.images import BadImage, read_image
-
-_KEPT = ("file_name", "image_id", "index", "epoch")
+from d2_unsupdet.data.records import identity
 
 
 class RefreshMapper:
@@ -37,7 +36,7 @@ class RefreshMapper:
         self.max_aspect = max_aspect
 
     def __call__(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        sample = {key: record[key] for key in _KEPT if key in record}
+        sample = identity(record)
         sample["recorded"] = (record.get("width") or 0, record.get("height") or 0)
         try:
             pixels = read_image(record["file_name"])

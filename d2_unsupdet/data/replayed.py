@@ -12,11 +12,10 @@ import torch
 
 from d2_unsupdet.data.images import BadImage, ImageFile, read_label_map, shrink_for
 from d2_unsupdet.data.photometric import Photometric
+from d2_unsupdet.data.records import identity
 from d2_unsupdet.data.views import Crop
 from d2_unsupdet.errors import UserError
 from d2_unsupdet.seeding import generator
-
-_KEPT = ("file_name", "image_id", "index", "epoch")
 
 # PiCIE's colours, weaker than MoCo's: four operations in fixed order, each with a chance of 0.8.
 # The config unfolds the same dict, so that every number of it can be overridden there.
@@ -92,7 +91,7 @@ class ReplayedViewMapper:
         corner = np.asarray([square.left, square.top] * 2)
         rectangles = [corner + unit * part.rectangle for part in (crop, whole)]
         return {
-            **{key: record[key] for key in _KEPT if key in record},
+            **identity(record),
             "views": torch.from_numpy(views),
             "overlap": torch.tensor([(0, 0, self.size, self.size), shown]).float(),
             "flipped": torch.tensor([crop.flipped, False]),
@@ -146,7 +145,7 @@ class SegmentationTestMapper:
         square = middle_square(image.width, image.height, self.size)
         pixels = square.apply_image(image.decode().pixels)
         sample = {
-            **{key: record[key] for key in _KEPT if key in record},
+            **identity(record),
             "image": torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))),
             "height": self.size,
             "width": self.size,

@@ -14,14 +14,13 @@ from fvcore.transforms.transform import NoOpTransform, TransformList
 
 from d2_unsupdet.data.images import NoBoxes, read_image
 from d2_unsupdet.data.photometric import Photometric
+from d2_unsupdet.data.records import identity
 from d2_unsupdet.data.region_crops import region_crops
 from d2_unsupdet.data.siamese_boxes import SharedBoxes, random_boxes
 from d2_unsupdet.data.siamese_views import OverlappingViews
 
 if TYPE_CHECKING:
     from d2_unsupdet.priors.found import BoxSource
-
-_KEPT = ("file_name", "image_id", "index", "epoch")
 
 
 class SiamesePairMapper:
@@ -94,7 +93,7 @@ class SiamesePairMapper:
         plain = [np.array(cut.apply_image(image)) for cut in cuts]
         views, crops = self._pixels(rng, plain, priors)
         return {
-            **{key: record[key] for key in _KEPT if key in record},
+            **identity(record),
             "views": torch.from_numpy(views),
             "priors": torch.from_numpy(priors),
             "crops": torch.from_numpy(crops),

@@ -3,6 +3,7 @@
 They call the five steps of a DETR-style detector and know nothing else about it.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ Losses = dict[str, Tensor]
 DROPPED = ("heads.classes.", "query_source.denoising.labels.")  # they name the pretext's one class
 
 
-class BoxPretext(nn.Module):
+class BoxPretext(nn.Module, ABC):
     """Base of UP-DETR, DETReg, Siamese DETR and JoinDet.
 
     In evaluation it answers as the detector does: boxes of one class, without finetuning.
@@ -80,9 +81,9 @@ class BoxPretext(nn.Module):
                 self.teacher.adopt(self.detector.backbone)
         return self.losses(batch)
 
+    @abstractmethod
     def losses(self, batch: Sequence[Sample]) -> Losses:
         """Weighted losses of a batch."""
-        raise NotImplementedError
 
     def export(self) -> dict[str, Tensor]:
         """The detector without what only the pretext's class needs."""

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from detectron2.structures import BoxMode
 from PIL import Image, ImageDraw
+from torchvision.ops import box_iou
 from tqdm import tqdm
 
 from d2_unsupdet.analysis.pictures import add_box, contact_sheet, fitted, titled
@@ -52,7 +54,7 @@ def measure(
         boxes = found.drawn(rng).scaled(*size).boxes
         sizes += _size_histogram(boxes, size)
         truth = true_boxes(record)
-        hits += _hits(truth, boxes)
+        hits += covered(truth, boxes)
         objects += len(truth)
     if absent == len(sampled):
         raise UserError(
@@ -142,16 +144,6 @@ def true_boxes(record: Record) -> np.ndarray:
     return np.array(boxes, np.float32).reshape(-1, 4)
 
 
-def pairwise_iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """(n, m) intersection over union."""
-    corner = np.maximum(one[:, None, :2], other[None, :, :2])
-    end = np.minimum(one[:, None, 2:], other[None, :, 2:])
-    shared = np.clip(end - corner, 0, None).prod(axis=2)
-    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (one, other)]
-    union = areas[0][:, None] + areas[1][None] - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
-
-
 def evenly(records: Sequence[Record], most: int) -> list[Record]:
     """At most `most` of them, evenly spread."""
     if len(records) <= most:
@@ -159,11 +151,11 @@ def evenly(records: Sequence[Record], most: int) -> list[Record]:
     return [records[i] for i in np.linspace(0, len(records) - 1, most).round().astype(int)]
 
 
-def _hits(truth: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+def covered(truth: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """(IoUs, FIRST): objects that some box among the first so many covers."""
     if not len(truth) or not len(boxes):
         return np.zeros((len(IOUS), len(FIRST)), np.int64)
-    overlap = pairwise_iou(truth, boxes)
+    overlap = box_iou(torch.from_numpy(truth), torch.from_numpy(boxes)).nan_to_num().numpy()
     best = np.stack([overlap[:, :count].max(axis=1) for count in FIRST])
     return np.stack([(best >= iou).sum(axis=1) for iou in IOUS])
 

@@ -13,6 +13,7 @@ from d2_unsupdet.data import catalog
 from d2_unsupdet.engine.config import load_config, scored_set, to_plain
 from d2_unsupdet.engine.schedule import to_iterations
 from d2_unsupdet.errors import UserError
+from tests.configs.twins import Twins, load_twins, optimizer_settings
 from tests.detectors.test_yaml_parts import dump
 
 RECIPES = Path(__file__).parents[2] / "configs/pretrain"
@@ -22,16 +23,8 @@ SIZES = {"imagenet": 1_281_167, "coco": 118_287}
 
 
 @pytest.fixture(scope="module", params=YAMLS, ids=lambda path: path.stem)
-def twins(request) -> list[tuple[DictConfig, torch.nn.Module]]:
-    """The configs of both and their models, whose weights take no memory."""
-    found = []
-    for suffix in (".py", ".yaml"):
-        cfg = load_config(str(request.param.with_suffix(suffix)))
-        with torch.device("meta"), pytest.MonkeyPatch.context() as patch:
-            # Detectron2 moves what it builds, and what has no values cannot be moved.
-            patch.setattr(torch.nn.Module, "to", lambda model, *_: model)
-            found.append((cfg, instantiate(cfg.model)))
-    return found
+def twins(request) -> Twins:
+    return load_twins(request.param)
 
 
 def test_each_method_has_one():
@@ -44,16 +37,8 @@ def test_the_model_is_the_same(twins):
 
 
 def test_the_optimizer_treats_every_parameter_alike(twins):
-    found = []
-    for cfg, model in twins:
-        names = {id(p): name for name, p in model.named_parameters()}
-        cfg.optimizer.params.model = model
-        optimizer = instantiate(cfg.optimizer)
-        keys = [key for key in optimizer.defaults if key != "params"]
-        groups = optimizer.param_groups
-        found.append({names[id(p)]: {k: g[k] for k in keys} for g in groups for p in g["params"]})
-        del cfg.optimizer.params.model
-    assert found[0] == found[1]
+    ours, theirs = (optimizer_settings(*twin) for twin in twins)
+    assert ours == theirs
 
 
 def test_the_run_is_the_same(twins):

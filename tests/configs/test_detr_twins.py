@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from detectron2.config import instantiate
 from detectron2.data import transforms as T
 from omegaconf import DictConfig
@@ -14,6 +13,7 @@ from d2_unsupdet.data.catalog import split_names
 from d2_unsupdet.engine.config import load_config, to_plain
 from d2_unsupdet.engine.schedule import to_iterations
 from d2_unsupdet.errors import UserError
+from tests.configs.twins import Twins, load_twins, optimizer_settings
 from tests.detectors.test_yaml_parts import dump
 
 FINETUNE = Path(__file__).parents[2] / "configs/finetune"
@@ -30,18 +30,8 @@ def test_the_main_recipes_have_one():
 
 
 @pytest.fixture(scope="module", params=YAMLS, ids=lambda path: path.stem)
-def twins(request) -> list[tuple[DictConfig, torch.nn.Module]]:
-    """The configs of both and their models, whose weights take no memory."""
-    found = []
-    for suffix in (".py", ".yaml"):
-        cfg = load_config(str(request.param.with_suffix(suffix)))
-        if suffix == ".py":
-            cfg.model.heads.num_classes = 80  # of COCO, as the YAML says
-        with torch.device("meta"), pytest.MonkeyPatch.context() as patch:
-            # Detectron2 moves what it builds, and what has no values cannot be moved.
-            patch.setattr(torch.nn.Module, "to", lambda model, *_: model)
-            found.append((cfg, instantiate(cfg.model)))
-    return found
+def twins(request) -> Twins:
+    return load_twins(request.param, num_classes=80)  # of COCO, as the YAML says
 
 
 def test_the_model_is_the_same(twins):
@@ -50,22 +40,9 @@ def test_the_model_is_the_same(twins):
 
 
 def test_the_optimizer_treats_every_parameter_alike(twins):
-    found = []
-    for cfg, model in twins:
-        names = {id(p): name for name, p in model.named_parameters()}
-        cfg.optimizer.params.model = model
-        optimizer = instantiate(cfg.optimizer)
-        keys = [key for key in optimizer.defaults if key != "params"]
-        found.append(
-            {
-                names[id(p)]: {key: group[key] for key in keys}
-                for group in optimizer.param_groups
-                for p in group["params"]
-            }
-        )
-        del cfg.optimizer.params.model
-    assert found[0] == found[1]
-    assert len({group["lr"] for group in found[1].values()}) == 2
+    ours, theirs = (optimizer_settings(*twin) for twin in twins)
+    assert ours == theirs
+    assert len({settings["lr"] for settings in theirs.values()}) == 2
 
 
 def test_the_run_is_the_same(twins):

@@ -4,13 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from detectron2.config import instantiate
 from omegaconf import DictConfig
 
 from d2_unsupdet.data import catalog
-from d2_unsupdet.engine.config import load_config
 from d2_unsupdet.engine.schedule import to_iterations
+from tests.configs.twins import Twins, load_twins, optimizer_settings
 
 RECIPES = Path(__file__).parents[2] / "configs/pretrain"
 METHODS = ("moco_v2", "dupr", "simsiam", "dense_siam")
@@ -24,17 +23,9 @@ def test_every_method_has_one_yaml():
 
 
 @pytest.fixture(scope="module", params=METHODS)
-def twins(request) -> list[tuple[DictConfig, torch.nn.Module]]:
-    """The configs of both and their models, whose weights take no memory."""
+def twins(request) -> Twins:
     (path,) = (RECIPES / request.param).glob("*.yaml")
-    found = []
-    for suffix in (".py", ".yaml"):
-        cfg = load_config(str(path.with_suffix(suffix)))
-        with torch.device("meta"), pytest.MonkeyPatch.context() as patch:
-            # Detectron2 moves what it builds, and what has no values cannot be moved.
-            patch.setattr(torch.nn.Module, "to", lambda model, *_: model)
-            found.append((cfg, instantiate(cfg.model)))
-    return found
+    return load_twins(path)
 
 
 def test_the_model_is_the_same(twins):
@@ -52,22 +43,10 @@ def test_the_model_is_the_same(twins):
 
 
 def test_the_optimizer_treats_every_parameter_alike(twins):
-    """Rate, decay, and whether the schedule leaves it alone; rules need not be spelled alike."""
-    found = []
-    for cfg, model in twins:
-        names = {id(p): name for name, p in model.named_parameters()}
-        cfg.optimizer.params.model = model
-        optimizer = instantiate(cfg.optimizer)
-        keys = ("lr", "weight_decay", "momentum", "nesterov", "dampening")
-        found.append(
-            {
-                names[id(p)]: [group[key] for key in keys] + [group.get("fixed_lr", False)]
-                for group in optimizer.param_groups
-                for p in group["params"]
-            }
-        )
-    assert found[0] == found[1]
-    fixed = {name for name, settings in found[1].items() if settings[-1]}
+    """Rate, decay, and whether the schedule leaves it alone."""
+    ours, theirs = (optimizer_settings(*twin) for twin in twins)
+    assert ours == theirs
+    fixed = {name for name, settings in theirs.items() if settings["fixed_lr"]}
     siamese = {name for name, _ in twins[0][1].named_parameters() if "predictor" in name}
     assert fixed == siamese  # MoCo v2 and DUPR have none
 

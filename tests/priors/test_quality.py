@@ -11,10 +11,10 @@ from PIL import Image
 from d2_unsupdet.errors import UserError
 from d2_unsupdet.priors import PriorStore
 from d2_unsupdet.priors.quality import (
+    covered,
     draw_sheet,
     evenly,
     measure,
-    pairwise_iou,
     summary,
     true_boxes,
     write_report,
@@ -89,5 +89,6 @@ def test_small_parts():
     records = [{"file_name": str(i)} for i in range(10)]
     assert [r["file_name"] for r in evenly(records, 3)] == ["0", "4", "9"]
     assert true_boxes({}).shape == (0, 4)
-    iou = pairwise_iou(np.array([[0, 0, 2, 2.0]]), np.array([[1, 0, 3, 2], [5, 5, 5, 5.0]]))
-    np.testing.assert_allclose(iou, [[1 / 3, 0]])
+    truth = np.array([[0, 0, 2, 2.0], [5, 5, 5, 5.0]])  # the second has no area: nothing covers it
+    found = np.array([[5, 5, 5, 5.0], [0, 0, 2, 1.2]])
+    assert covered(truth, found)[:, 0].tolist() == [1, 0]  # IoU 0.6

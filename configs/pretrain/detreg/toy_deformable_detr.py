@@ -8,13 +8,12 @@ from detectron2.config import LazyCall as L
 
 from d2_unsupdet.priors import StoredBoxes
 
-from ...common.data.priors import crop_colours, flip_crop_resize, priors
-from ...common.data.proposals import proposals
+from ...common.data.priors import flip_crop_resize, priors
 from ...common.models.detreg import detreg
-from ...common.schedule import multistep
+from ...common.toy_boxes import lr_multiplier, toy_length, toy_loaders
 from ...finetune.toy.deformable_detr import model, optimizer, train
 
-dataloader = dict(
+dataloader = toy_loaders(
     train=priors(
         "toy_unlabeled",
         L(StoredBoxes)(path="output/priors/toy_unlabeled"),
@@ -23,17 +22,9 @@ dataloader = dict(
         workers=1,
         count=10,
     ),
-    **proposals("toy_val", test_edge=128, max_size=128, workers=1),
 )
-dataloader["test"].batch_size = 16
-dataloader["train"].mapper.crop_size = 64
-dataloader["train"].mapper.photometric = crop_colours(sigma=[0.1, 1.0])  # 2.0 * 64 / 128
 
 model = detreg(model, freeze_at=0)  # without a file of weights the backbone learns too
 
-lr_multiplier = multistep([3], total=4, warmup=0.1)
-
-train.max_iter = "8 epochs"
-train.eval_period = "4 epochs"
-train.max_bad_images = 0.2  # images without boxes count
+train = toy_length(train)
 train.output_dir = "output/pretrain/detreg_toy_deformable_detr"

@@ -22,6 +22,8 @@ EXTRAS = {
     "wandb": ["wandb>=0.16"],
     "slurm": ["submitit>=1.4"],  # boxes of a data set as an array of jobs
     "cityscapes": ["cityscapesscripts>=2.2"],  # the official Cityscapes scores
+    "onnx": ["onnx>=1.17", "onnxscript>=0.2", "onnxruntime>=1.20"],  # tools/export_onnx.py
+    "hub": ["huggingface_hub>=0.25"],  # weights by the name of a repository
 }
 
 setup(
@@ -53,6 +55,9 @@ setup(
             *EXTRAS["probes"],
             *EXTRAS["figures"],
             *EXTRAS["tensorboard"],
+            *EXTRAS["cityscapes"],
+            *EXTRAS["onnx"],
+            *EXTRAS["hub"],
             "mypy",
             "pytest",
             "pytest-timeout",

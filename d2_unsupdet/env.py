@@ -53,6 +53,8 @@ FEATURES = (
     Feature("Weights & Biases logging", "wandb", "pip install wandb"),
     Feature("arrays of Slurm jobs", "submitit", "pip install submitit"),
     Feature("official Cityscapes scores", "cityscapesscripts", "pip install cityscapesscripts"),
+    Feature("detectors as ONNX files", "onnxscript", "pip install onnx onnxscript onnxruntime"),
+    Feature("weights from the Hugging Face hub", "huggingface_hub", "pip install huggingface_hub"),
 )
 
 

@@ -9,7 +9,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -159,23 +159,75 @@ def contact_sheet(images: Sequence[np.ndarray], columns: int = 4) -> np.ndarray:
     return sheet
 
 
-def save_picture(run_dir: str | Path, group: str, image: np.ndarray, caption: str) -> Path:
+def save_picture(
+    run_dir: str | Path,
+    group: str,
+    image: np.ndarray,
+    caption: str,
+    *,
+    value: float | None = None,
+    iteration: int | None = None,
+    name: str | None = None,
+    alt: str | None = None,
+) -> Path:
     """Write `pictures/<group>_<n>.png` and its line in `pictures/index.json` for the report.
 
-    A picture of the same group and caption is replaced, so that a resumed run has each once.
+    What is drawn again is replaced, so that a resumed run has each once: a picture of the same
+    image and iteration if the image is named, otherwise of the same caption.
+
+    Args:
+        run_dir: the run folder.
+        group: views, priors, prior_evolution, predictions, attention, eigen, failures.
+        image: RGB.
+        caption: one sentence.
+        value: what the group is sorted by, such as the image's loss.
+        iteration: steps done by then.
+        name: of the image, the same in every run and at every iteration.
+        alt: for who cannot see it; without it the caption.
     """
     folder = Path(run_dir) / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     index = _read_index(folder / _INDEX)
-    same = [e for e in index if (e.get("group"), e.get("caption")) == (group, caption)]
+    entry: dict[str, Any] = {"caption": caption, "group": group}
+    more = {"value": value, "iteration": iteration, "image": name, "alt": alt}
+    entry |= {key: given for key, given in more.items() if given is not None}
+    same = [i for i, old in enumerate(index) if _identity(old) == _identity(entry)]
     stem = re.sub(r"[^A-Za-z0-9_-]+", "_", group) or "picture"
-    name = same[0]["file"] if same else _free_name(stem, {e.get("file") for e in index})
+    taken = {old.get("file") for old in index}
+    entry = {"file": index[same[0]]["file"] if same else _free_name(stem, taken), **entry}
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG")
-    atomic_write(folder / name, lambda file: file.write(buffer.getvalue()))
-    if not same:
-        write_json(folder / _INDEX, [*index, {"file": name, "caption": caption, "group": group}])
-    return folder / name
+    atomic_write(folder / entry["file"], lambda file: file.write(buffer.getvalue()))
+    if not same or index[same[0]] != entry:
+        place = same[0] if same else len(index)
+        write_json(folder / _INDEX, [*index[:place], entry, *index[place + 1 :]])
+    return folder / entry["file"]
+
+
+def drop_pictures(
+    run_dir: str | Path, group: str, *, keep: Container[str] = (), since: int | None = None
+) -> None:
+    """Take pictures of a group out of the index, then delete their files.
+
+    Args:
+        run_dir: the run folder.
+        group: whose pictures.
+        keep: names of images that stay.
+        since: only those of this iteration and later.
+    """
+    folder = Path(run_dir) / "pictures"
+    index = _read_index(folder / _INDEX)
+    gone = [
+        entry
+        for entry in index
+        if entry.get("group") == group
+        and entry.get("image") not in keep
+        and (since is None or entry.get("iteration", 0) >= since)
+    ]
+    if gone:
+        write_json(folder / _INDEX, [entry for entry in index if entry not in gone])
+    for entry in gone:
+        (folder / Path(str(entry.get("file"))).name).unlink(missing_ok=True)
 
 
 def to_rgb(image: "np.ndarray | torch.Tensor") -> np.ndarray:
@@ -256,6 +308,12 @@ def _read_index(path: Path) -> list[dict[str, Any]]:
     except (OSError, ValueError):
         return []
     return [e for e in content if isinstance(e, dict)] if isinstance(content, list) else []
+
+
+def _identity(entry: dict[str, Any]) -> tuple[Any, ...]:
+    """Of two pictures with the same, the newer one replaces the older."""
+    what = entry.get("image", entry.get("caption"))
+    return entry.get("group"), "image" in entry, what, entry.get("iteration")
 
 
 def _free_name(stem: str, taken: set[Any]) -> str:

@@ -17,6 +17,7 @@ from d2_unsupdet.analysis.pictures import (
     draw_predictions,
     draw_segmentation,
     draw_views,
+    drop_pictures,
     save_picture,
 )
 from d2_unsupdet.analysis.runs import read_run
@@ -129,6 +130,53 @@ def test_saved_pictures_are_those_the_report_reads(tmp_path):
     assert [p.caption for p in pictures] == ["image 0", "image 1", "x"]
     assert pictures[2].path.parent == (tmp_path / "pictures").resolve()
     assert len(json.loads((tmp_path / "pictures/index.json").read_text())) == 3
+
+
+def test_a_picture_may_say_its_image_its_iteration_and_what_it_is_sorted_by(tmp_path):
+    image = np.full((8, 9, 3), 7, dtype=np.uint8)
+    told = {"name": "a.jpg", "value": 2.5, "alt": "a dog"}
+    save_picture(tmp_path, "failures", image, "a.jpg: loss 2.5", iteration=10, **told)
+    save_picture(tmp_path, "failures", image, "a.jpg: loss 2", iteration=20, name="a.jpg", value=2)
+    save_picture(tmp_path, "failures", image, "b.jpg: loss 1", iteration=20, name="b.jpg", value=1)
+    # The same image at the same iteration, drawn again behind a kill.
+    told["value"] = 3.0
+    save_picture(tmp_path, "failures", image * 2, "a.jpg: loss 3", iteration=10, **told)
+    entries = json.loads((tmp_path / "pictures/index.json").read_text())
+    assert [(e["image"], e["iteration"], e["value"]) for e in entries] == [
+        ("a.jpg", 10, 3.0),
+        ("a.jpg", 20, 2),
+        ("b.jpg", 20, 1),
+    ]
+    assert entries[0] == {
+        "file": "failures_000.png",
+        "caption": "a.jpg: loss 3",
+        "group": "failures",
+        "value": 3.0,
+        "iteration": 10,
+        "image": "a.jpg",
+        "alt": "a dog",
+    }
+    assert "alt" not in entries[1]
+    assert np.asarray(Image.open(tmp_path / "pictures/failures_000.png")).max() == 14
+
+
+def test_pictures_can_be_taken_back(tmp_path):
+    image = np.zeros((8, 9, 3), dtype=np.uint8)
+    for name, iteration in (("a", 10), ("a", 20), ("b", 20)):
+        save_picture(tmp_path, "failures", image, "x", name=name, iteration=iteration)
+    save_picture(tmp_path, "views", image, "x")
+
+    def left():
+        entries = json.loads((tmp_path / "pictures/index.json").read_text())
+        files = {path.name for path in (tmp_path / "pictures").glob("*.png")}
+        assert files == {entry["file"] for entry in entries}
+        return [(e["group"], e.get("image"), e.get("iteration")) for e in entries]
+
+    drop_pictures(tmp_path, "failures", since=20, keep={"b"})
+    assert left() == [("failures", "a", 10), ("failures", "b", 20), ("views", None, None)]
+    drop_pictures(tmp_path, "failures")
+    assert left() == [("views", None, None)]
+    drop_pictures(tmp_path / "nothing", "failures")
 
 
 def test_label_maps_stand_beside_the_image_in_the_colours_of_their_classes():

@@ -80,11 +80,11 @@ def prepare(
     check_model(cfg.model)
     if not eval_only and cfg.train.knn_probe.period:
         check_probe(cfg.train.knn_probe)
-    if any("num_classes" in node for _, node in nodes(cfg.model)):
-        _resolve_classes(cfg, used, names)
     if "cfg_text" in cfg.model:
         check_yaml_model(cfg.model.cfg_text)
-        _needs_labels(partial(check_classes, cfg.model.cfg_text, names))
+        _needs_labels(partial(check_classes, cfg.model, names))
+    elif any("num_classes" in node for _, node in nodes(cfg.model)):
+        _resolve_classes(cfg, used, names)
     if not (eval_only and scores_own(cfg, resume=resume, chosen=weights_chosen)):
         _check_initial(cfg.train.init_checkpoint)
     if not eval_only:

@@ -64,9 +64,18 @@ UNREAD = (
 )
 
 
-def model_from_yaml(cfg_text: str) -> nn.Module:
-    """The model of a dumped CfgNode."""
-    return build_model(_parse(cfg_text))
+def model_from_yaml(cfg_text: str, num_classes: int | str | None = None) -> nn.Module:
+    """The model of a dumped CfgNode.
+
+    Args:
+        cfg_text: the CfgNode as YAML.
+        num_classes: of the data, in place of the CfgNode's; "auto" until a run asks its data.
+    """
+    cfg = _parse(cfg_text)
+    if isinstance(num_classes, int):
+        section, _ = CLASS_KEYS[cfg.MODEL.META_ARCHITECTURE]
+        cfg.MODEL[section].NUM_CLASSES = num_classes
+    return build_model(cfg)
 
 
 def _parse(cfg_text: str) -> CfgNode:
@@ -106,9 +115,26 @@ def lazy_from_yaml(path: str, overrides: Sequence[str]) -> DictConfig:
         message = str(error.args[0] if error.args else error).replace("\n", " ")
         raise UserError(f"Config '{path}': {message}.") from error
     lazy = to_lazy(cfg)
+    if not _binds_class_count(path, cfg.MODEL.META_ARCHITECTURE, dict(upper), lower):
+        lazy.model.num_classes = "auto"
     for override in lower:
         apply_override(lazy, override)
     return lazy
+
+
+def _binds_class_count(
+    path: str, architecture: str, upper: dict[str, str], lower: Sequence[str]
+) -> bool:
+    """Whether somebody chose NUM_CLASSES: a default did not, a file did for its own data alone."""
+    section, _ = CLASS_KEYS.get(architecture, (None, None))
+    if section is None or f"MODEL.{section}.NUM_CLASSES" in upper:
+        return True
+    if "DATASETS.TRAIN" in upper or "DATASETS.TEST" in upper:
+        return False
+    if any(text.split("=")[0].endswith("dataset.names") for text in lower):
+        return False
+    stated = CfgNode.load_yaml_with_base(path).get("MODEL", {}).get(section) or {}
+    return "NUM_CLASSES" in stated
 
 
 def _split(overrides: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
@@ -207,22 +233,28 @@ def _value(cfg: CfgNode, key: str) -> Any:
     return node
 
 
-def check_classes(cfg_text: str, names: Sequence[str]) -> None:
-    """Refuse a class count that is not the data's; for architectures of Detectron2's own.
+def check_classes(model: DictConfig, names: Sequence[str]) -> None:
+    """Fill in the data's class count, or refuse another; for architectures of Detectron2's own.
 
     Args:
-        cfg_text: a dumped CfgNode.
+        model: the node of `model_from_yaml`.
         names: the data sets that the run uses, whatever the CfgNode says.
     """
-    model = _parse(cfg_text).MODEL
-    section, kind = CLASS_KEYS.get(model.META_ARCHITECTURE, (None, None))
+    keys = _parse(model.cfg_text).MODEL
+    section, kind = CLASS_KEYS.get(keys.META_ARCHITECTURE, (None, None))
     if section is None:
         return
-    classes, count = catalog.class_names(names, kind), model[section].NUM_CLASSES
+    classes = catalog.class_names(names, kind)
+    if model.get("num_classes") == "auto":
+        model.num_classes = len(classes)
+    key, count = f"MODEL.{section}.NUM_CLASSES", keys[section].NUM_CLASSES
+    fix = "leave it out and the data give the number"
+    if "num_classes" in model:
+        key, count, fix = "model.num_classes", model.num_classes, "use data of the same classes"
     if count != len(classes):
         raise UserError(
-            f"MODEL.{section}.NUM_CLASSES={count} contradicts data set '{', '.join(names)}', which "
-            f"has {len(classes)} classes."
+            f"{key}={count} contradicts data set '{', '.join(names)}', which has {len(classes)} "
+            f"classes; {fix}."
         )
 
 

@@ -7,6 +7,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from d2_unsupdet.engine.checks import prepare
 from d2_unsupdet.engine.config import dump_config, load_config
+from d2_unsupdet.engine.yaml_config import model_from_yaml
 from d2_unsupdet.errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -105,3 +106,29 @@ def test_the_class_count_follows_a_changed_data_set(load):
     prepare(load(*arguments))
     with pytest.raises(UserError, match="NUM_CLASSES=3 contradicts data set 'two_things'"):
         prepare(load(*arguments, f"dataloader.train.dataset.names={TWO}"))
+
+
+@pytest.mark.parametrize("how", ["DATASETS.TRAIN=('{}',)", "dataloader.train.dataset.names={}"])
+def test_the_class_count_of_a_file_is_that_of_its_own_data(tmp_path, how):
+    file, saved = tmp_path / "own.yaml", tmp_path / "config.yaml"
+    text = "MODEL:\n  META_ARCHITECTURE: RetinaNet\n{}DATASETS:\n  TRAIN: ('two_things',)\n"
+    file.write_text(text.format("  RETINANET:\n    NUM_CLASSES: 2\n") + "VERSION: 2\n")
+    options = [f"train.output_dir={tmp_path / 'run'}"]
+    assert "num_classes" not in prepare(load_config(str(file), options)).model
+    other = prepare(load_config(str(file), [how.format(THREE), *options]))
+    assert other.model.num_classes == 3  # not chosen for these data, so theirs
+    saved.write_text(dump_config(other))
+    assert prepare(load_config(str(saved))).model.num_classes == 3
+    with pytest.raises(UserError, match="num_classes=3 contradicts data set 'two_things'"):
+        prepare(load_config(str(saved), [f"dataloader.train.dataset.names={TWO}"]))
+    file.write_text(text.format("") + "VERSION: 2\n")  # Detectron2's default of 80 is no choice
+    assert prepare(load_config(str(file), options)).model.num_classes == 2
+
+
+def test_a_model_has_the_classes_of_the_data():
+    text = "MODEL:\n  META_ARCHITECTURE: RetinaNet\n  BACKBONE:\n"
+    text += "    NAME: build_retinanet_resnet_fpn_backbone\n  RESNETS:\n"
+    text += "    DEPTH: 18\n    OUT_FEATURES: ['res3', 'res4', 'res5']\n"
+    text += "  FPN:\n    IN_FEATURES: ['res3', 'res4', 'res5']\n"
+    assert model_from_yaml(text, num_classes=3).num_classes == 3
+    assert model_from_yaml(text).num_classes == model_from_yaml(text, "auto").num_classes == 80

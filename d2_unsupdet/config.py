@@ -97,4 +97,5 @@ def add_unsupdet_config(cfg: CfgNode) -> None:
     cfg.SOLVER.OPTIMIZER = "SGD"  # or "AdamW"
     cfg.SOLVER.LR_FACTORS = []  # [pattern of parameter names, factor on BASE_LR]; the first counts
     cfg.INPUT.CROP.PROB = 1.0  # share of the images that are cropped
+    cfg.INPUT.CROP.SCALES = ()  # of the image before a dilated FCN's crop, least and greatest
     cfg.INPUT.CROP.SHORT_EDGES = ()  # a crop is taken after a resize to one of these lengths

@@ -15,6 +15,7 @@ from d2_unsupdet.data.prior_mapper import PriorMapper
 from d2_unsupdet.data.refresh_mapper import RefreshMapper
 from d2_unsupdet.data.replayed import ReplayedViewMapper, SegmentationTestMapper
 from d2_unsupdet.data.scale_jitter import LargeScaleJitter
+from d2_unsupdet.data.semantic import ScaledCrop, SemanticMapper
 from d2_unsupdet.data.siamese_mapper import SiamesePairMapper
 
 __all__ = [
@@ -28,7 +29,9 @@ __all__ = [
     "RandomPhotometric",
     "RefreshMapper",
     "ReplayedViewMapper",
+    "ScaledCrop",
     "SegmentationTestMapper",
+    "SemanticMapper",
     "SiamesePairMapper",
     "TrainLoader",
     "build_test_loader",

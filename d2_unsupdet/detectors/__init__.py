@@ -20,6 +20,7 @@ from d2_unsupdet.detectors.detr import (
     DNDABDeformableDETR,
 )
 from d2_unsupdet.detectors.encoder import DeformableEncoder, DenseEncoder
+from d2_unsupdet.detectors.fcn import DilatedFCNHead
 from d2_unsupdet.detectors.heads import Heads
 from d2_unsupdet.detectors.matching import HungarianAssigner
 from d2_unsupdet.detectors.neck import Neck
@@ -46,6 +47,7 @@ __all__ = [
     "DenseDecoder",
     "DenseEncoder",
     "DetrResNet",
+    "DilatedFCNHead",
     "FocalLoss",
     "Heads",
     "HungarianAssigner",

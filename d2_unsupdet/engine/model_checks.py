@@ -12,7 +12,7 @@ from d2_unsupdet.errors import UserError
 
 Limits = tuple[float, float]
 DEPTHS = (18, 34, 50, 101, 152)
-STAGES = ("make_default_stages", "detr_stages")
+STAGES = ("make_default_stages", "detr_stages", "dilated_stages")
 OURS = "d2_unsupdet.detectors."
 
 # An argument of a part of ours: a value like it, the smallest and the largest. None passes.

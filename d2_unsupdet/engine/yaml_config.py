@@ -36,6 +36,7 @@ from d2_unsupdet.engine.defaults import TRAIN
 from d2_unsupdet.engine.model_checks import check_yaml_values
 from d2_unsupdet.engine.optim import parameter_groups
 from d2_unsupdet.engine.schedule import to_iterations
+from d2_unsupdet.engine.yaml_semantic import best_score, is_semantic, semantic_loaders
 from d2_unsupdet.errors import UserError, nearest
 from d2_unsupdet.evaluation import build_evaluator
 from d2_unsupdet.priors import RandomBoxes, StoredBoxes
@@ -318,6 +319,8 @@ def _train(cfg: CfgNode, pretext: bool) -> dict[str, Any]:
     if cfg.MODEL.META_ARCHITECTURE in BOX_PRETEXTS:
         train["best_metric"] = "bbox_agnostic/AP"
         train["max_bad_images"] = 0.05  # images with too few boxes count
+    if is_semantic(cfg):
+        train["best_metric"] = best_score(cfg)
     train["checkpointer"]["period"] = cfg.SOLVER.CHECKPOINT_PERIOD
     return train
 
@@ -329,6 +332,8 @@ def _loaders(cfg: CfgNode, pretext: bool) -> dict[str, Any]:
             "JoinDet refreshes its boxes during a run, for which Detectron2's YAML has no place: "
             "take one of configs/pretrain/join_det/*.py."
         )
+    if is_semantic(cfg):
+        return semantic_loaders(cfg)
     if name not in BOX_PRETEXTS:
         mapper = L(PairedViewMapper)(size=cfg.INPUT.CROP.SIZE[0])
         return _unlabelled(cfg, mapper) if pretext else _detection(cfg)

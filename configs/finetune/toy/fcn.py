@@ -1,0 +1,40 @@
+"""A small dilated FCN on the embedded label maps: the eight shapes and the ground.
+
+The quickstart's ResNet with res4 and res5 at stride 8, since most shapes are smaller than two cells
+of 16 pixels. train.init_checkpoint= takes the backbones of configs/quickstart.
+"""
+
+from detectron2.config import LazyCall as L
+
+from d2_unsupdet.detectors.fcn import dilate
+
+from ...common.data.semantic import semantic
+from ...common.models.dilated_fcn import model
+from ...common.optim import AdamW as optimizer
+from ...common.schedule import cosine
+from ...common.train import train
+from ...quickstart.models import WIDTHS, resnet
+
+dataloader = semantic("toy_sem_seg_train", "toy_sem_seg_val", batch=16, crop=128)
+dataloader.train.num_workers = 1
+dataloader.test.num_workers = 1
+dataloader.test.batch_size = 16
+
+model.backbone = resnet(["res5"])
+model.backbone.stages = L(dilate)(stages=model.backbone.stages, last=2)
+head = model.sem_seg_head
+head.in_channels = WIDTHS[-1]
+head.norm = "BN"
+head.stride = 8
+head.channels = 64
+head.dilation = 2
+
+optimizer.lr = 1e-3
+lr_multiplier = cosine(warmup=0.05)
+
+train.max_iter = "8 epochs"
+train.best_metric = "sem_seg/mIoU"
+train.eval_period = "2 epochs"
+train.checkpointer.period = "2 epochs"
+train.channels_last = True
+train.output_dir = "output/finetune/toy_fcn"

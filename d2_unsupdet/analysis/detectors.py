@@ -10,18 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.config import instantiate
-from detectron2.data import transforms as T
 from detectron2.structures import Instances
 from omegaconf import DictConfig
 from torch import nn
 
 from d2_unsupdet.checkpoint.checkpointer import newest_weights
 from d2_unsupdet.checkpoint.load import load_weights
-from d2_unsupdet.data import DetectionMapper, catalog
+from d2_unsupdet.data import catalog
 from d2_unsupdet.engine.build import build_model
 from d2_unsupdet.engine.checks import is_class_agnostic, prepare
-from d2_unsupdet.engine.config import is_box_pretext, load_config, nodes, scored_set
+from d2_unsupdet.engine.config import is_box_pretext, load_config, scored_set
+from d2_unsupdet.engine.whole_images import whole_image_mapper
 from d2_unsupdet.errors import UserError
 
 RANDOM = "random"
@@ -98,7 +97,7 @@ def open_detector(
         model.load_state_dict(newest_weights(run))
     elif weights != RANDOM:
         print(load_weights(model, weights, allow_missing=(), allow_unsafe=allow_unsafe))
-    return Shown(label, model.eval(), _mapper(cfg), class_names(cfg), cfg)
+    return Shown(label, model.eval(), whole_image_mapper(cfg), class_names(cfg), cfg)
 
 
 def open_like(first: Shown, source: str, *, label: str, allow_unsafe: bool = False) -> Shown:
@@ -121,19 +120,3 @@ def class_names(cfg: DictConfig) -> list[str]:
     if is_box_pretext(cfg.model) or is_class_agnostic(cfg):
         return ["object"]
     return list(catalog.class_names(cfg.dataloader.test.dataset.names))
-
-
-def _mapper(cfg: DictConfig) -> Any:
-    """That of the test set; of a pretraining run without one, the largest size it trains at."""
-    if scored_set(cfg) is not None:
-        return instantiate(cfg.dataloader.test.mapper)
-    edges = [
-        (max(edge) if not isinstance(edge, int) else edge, node.get("max_size"))
-        for _, node in nodes(cfg.dataloader.train.mapper)
-        if (edge := node.get("short_edge_length")) is not None
-    ]
-    if not edges:
-        return DetectionMapper(is_train=False, augmentations=[])
-    edge, longest = max(edges, key=lambda pair: pair[0])
-    resize = T.ResizeShortestEdge(edge, **({"max_size": longest} if longest else {}))
-    return DetectionMapper(is_train=False, augmentations=[resize])

@@ -9,7 +9,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -204,26 +204,11 @@ def save_picture(
     return folder / entry["file"]
 
 
-def drop_pictures(
-    run_dir: str | Path, group: str, *, keep: Container[str] = (), since: int | None = None
-) -> None:
-    """Take pictures of a group out of the index, then delete their files.
-
-    Args:
-        run_dir: the run folder.
-        group: whose pictures.
-        keep: names of images that stay.
-        since: only those of this iteration and later.
-    """
+def drop_pictures(run_dir: str | Path, chosen: Callable[[dict[str, Any]], bool]) -> None:
+    """Take the chosen lines out of `pictures/index.json`, then delete their files."""
     folder = Path(run_dir) / "pictures"
     index = _read_index(folder / _INDEX)
-    gone = [
-        entry
-        for entry in index
-        if entry.get("group") == group
-        and entry.get("image") not in keep
-        and (since is None or entry.get("iteration", 0) >= since)
-    ]
+    gone = [entry for entry in index if chosen(entry)]
     if gone:
         write_json(folder / _INDEX, [entry for entry in index if entry not in gone])
     for entry in gone:

@@ -67,6 +67,7 @@ class Criterion(nn.Module):
         self.weights = dict(weights)
         self.auxiliary, self.ignore_padding = auxiliary, ignore_padding
         self.denoising_count = denoising_count
+        self.alone = False  # for a while: losses of one process, while the others do something else
 
     def forward(
         self,
@@ -78,7 +79,7 @@ class Criterion(nn.Module):
         allowed: Tensor | None = None,
     ) -> tuple[Losses, Matches]:
         """Weighted losses by name, and the assignment they came from."""
-        count = average_count(targets, decoded.boxes)
+        count = average_count(targets, decoded.boxes, alone=self.alone)
         stages = [(self.assigner, self._decoder_stage(decoded, targets, allowed))]
         if encoded.proposals is not None:
             stages.append((self.encoder_assigner, self._encoder_stage(encoded, targets)))
@@ -223,10 +224,10 @@ def flat_index(
     return layer, image, query, chosen
 
 
-def average_count(targets: Sequence[Target], like: Tensor) -> Tensor:
-    """Objects a rank, at least 1: what every loss is divided by."""
+def average_count(targets: Sequence[Target], like: Tensor, *, alone: bool = False) -> Tensor:
+    """Objects a rank, at least 1: what every loss is divided by; `alone`, those of this rank."""
     count = to_device([float(sum(map(len, targets)))], like.device)
-    if comm.get_world_size() > 1:
+    if comm.get_world_size() > 1 and not alone:
         dist.all_reduce(count)
         count = count / comm.get_world_size()
     return count.clamp(min=1)

@@ -19,12 +19,16 @@ from torch.nn.parallel import DistributedDataParallel
 from d2_unsupdet.checkpoint.checkpointer import RunCheckpointer
 from d2_unsupdet.data import catalog
 from d2_unsupdet.data.loader import build_test_loader
+from d2_unsupdet.detectors import DETR
 from d2_unsupdet.engine.activation_checkpoint import checkpoint_blocks
+from d2_unsupdet.engine.answer_pictures import AnswerPictures
 from d2_unsupdet.engine.config import scored_set, to_plain
 from d2_unsupdet.engine.ema import ModelEMA
 from d2_unsupdet.engine.freeze import freeze
+from d2_unsupdet.engine.gallery import Gallery
 from d2_unsupdet.engine.guard import FiniteGuard
 from d2_unsupdet.engine.hooks import CheckpointHook, EvaluationHook, ExportHook, MetricsHook
+from d2_unsupdet.engine.insight_pictures import InsightPictures
 from d2_unsupdet.engine.model_parts import instantiate_model
 from d2_unsupdet.engine.model_state import batches_uncounted, share_statistics
 from d2_unsupdet.engine.objects import warn_without_objects
@@ -35,9 +39,11 @@ from d2_unsupdet.engine.refresh import PriorRefreshHook
 from d2_unsupdet.engine.schedule import to_iterations
 from d2_unsupdet.engine.sync_batch_norm import resolve_sync_bn, use_sync_bn
 from d2_unsupdet.engine.trainer import Trainer, unwrap
+from d2_unsupdet.engine.whole_images import whole_image_mapper
 from d2_unsupdet.engine.writers import build_writers
 from d2_unsupdet.evaluation import inference_on_dataset
 from d2_unsupdet.evaluation.build import restrict
+from d2_unsupdet.pretext.box_pretext import BoxPretext
 from d2_unsupdet.seeding import seed_everything
 
 
@@ -179,10 +185,8 @@ def build_hooks(
             start_iter=start,
             config=to_plain(cfg),
         )
-    pictures = PicturesHook(output, options.pictures)
-    if scores:
-        names = catalog.class_names(cfg.dataloader.test.dataset.names)
-        pictures = PicturesHook(output, options.pictures, scores.loader, names, scores.evaluator)
+    evaluations = period("train.eval_period", options.eval_period)
+    boxes = _build_refresh(cfg, trainer, period("train.refresh.period", options.refresh.period))
     meta = {"method": type(model).__name__, "data": str(cfg.dataloader.train.dataset.names)}
 
     def evaluate() -> dict[str, Any]:
@@ -198,22 +202,55 @@ def build_hooks(
 
     return Hooks(
         metrics=MetricsHook(options.log_period, max_bad_rate=options.max_bad_images),
-        boxes=_build_refresh(cfg, trainer, period("train.refresh.period", options.refresh.period))
-        or PinnedBoxesHook(),
+        boxes=boxes or PinnedBoxesHook(),
         evaluation=EvaluationHook(
-            period("train.eval_period", options.eval_period),
+            evaluations,
             evaluate,
             checkpointer,
             best_metric=options.best_metric,
         )
         if scores
         else None,
-        pictures=pictures if main and options.pictures else None,
+        pictures=PicturesHook(
+            evaluations,
+            gallery=Gallery(output, writers),
+            count=options.pictures,
+            refresh=boxes,
+            **_draws(cfg, trainer, scores),
+        )
+        if main and options.pictures
+        else None,
         probe=_build_probe(cfg, model, period("train.knn_probe.period", options.knn_probe.period)),
         writers=PeriodicWriter(writers, period=options.log_period) if main else None,
         checkpoint=CheckpointHook(saves, checkpointer),
         export=ExportHook(saves, output, meta) if hasattr(model, "export") else None,
     )
+
+
+def _draws(cfg: DictConfig, trainer: Trainer, scores: Evaluation | None) -> dict[str, Any]:
+    """What of a model can be drawn."""
+    count, training = cfg.train.pictures, trainer.loader.dataset
+    drawn: dict[str, Any] = {}
+    names: list[str] = []
+    if scores is not None:
+        names = list(catalog.class_names(cfg.dataloader.test.dataset.names))
+        drawn["answers"] = AnswerPictures(
+            loader=scores.loader,
+            class_names=names,
+            evaluator=scores.evaluator,
+            training_mapper=training.mapper,
+        )
+    model = unwrap(trainer.model)
+    if isinstance(model, BoxPretext | DETR):
+        # A pretext's boxes are known for its training images.
+        pretext = isinstance(model, BoxPretext)
+        drawn["insight"] = InsightPictures(
+            records=training.records if pretext or not scores else scores.loader.dataset.records,
+            mapper=whole_image_mapper(cfg),
+            class_names=names,
+            count=count,
+        )
+    return drawn
 
 
 def _build_refresh(cfg: DictConfig, trainer: Trainer, period: int) -> PriorRefreshHook | None:

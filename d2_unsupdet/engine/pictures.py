@@ -1,114 +1,189 @@
-"""Pictures for the report: what a pretext sees at the start, what a detector finds at the end."""
+"""Pictures of a run for the report and TensorBoard: what it sees, answers, attends to, fails at.
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+They take no random number of the run and leave the model, its modes and its metrics as they were:
+a run ends in the same bits with and without them.
+"""
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
-from detectron2.engine import HookBase
-from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils.events import EventStorage
+from torch import nn
 
-from d2_unsupdet.analysis.pictures import (
-    draw_predictions,
-    draw_segmentation,
-    draw_views,
-    save_picture,
-)
-from d2_unsupdet.analysis.prior_pictures import draw_sample
-from d2_unsupdet.analysis.which_boxes import as_objects
-from d2_unsupdet.data import DetectionMapper
-from d2_unsupdet.data.loader import TestLoader
-from d2_unsupdet.engine.hooks import averaged
-from d2_unsupdet.engine.trainer import Trainer, unwrap
-from d2_unsupdet.evaluation.clustering import ClusteringEvaluator, coarse_labels
+from d2_unsupdet.analysis.pictures import draw_views
+from d2_unsupdet.analysis.prior_pictures import draw_sample, evenly
+from d2_unsupdet.engine.answer_pictures import AnswerPictures
+from d2_unsupdet.engine.gallery import Drawn, Gallery
+from d2_unsupdet.engine.hooks import PeriodicHook, averaged
+from d2_unsupdet.engine.insight_pictures import InsightPictures
+from d2_unsupdet.engine.refresh import PriorRefreshHook
+from d2_unsupdet.engine.trainer import unwrap
+from d2_unsupdet.engine.whole_images import short_names
+from d2_unsupdet.metrics import metrics_apart
 from d2_unsupdet.seeding import seeded
 
-SUREST = 10  # boxes of a detector without classes
+STAGES = 5  # of what is compared over a run: so many iterations stay in the folder
+JUDGED = 1000  # test images whose loss is looked at, at most
+VIEWS = {"views", "overlap", "flipped"}
+
+logger = logging.getLogger(__name__)
 
 
-class PicturesHook(HookBase):
-    """Draws some samples into the run folder; takes no random number from the run.
+class PicturesHook(PeriodicHook):
+    """Draws at the start, every `period` steps and at the end.
 
     Args:
-        output: the run folder.
-        count: pictures of each kind.
-        evaluated: the test loader of a model that is scored; None for a pretext.
-        class_names: of that data set.
-        evaluator: that scored it; one of clusters knows the class of each.
+        period: in iterations; 0 draws at the start and at the end only.
+        gallery: where pictures go.
+        count: of each kind, at most.
+        answers: of a model that is scored.
+        insight: into a detector.
+        refresh: whose generations of priors are drawn.
     """
-
-    trainer: Trainer
 
     def __init__(
         self,
-        output: Path,
+        period: int,
+        *,
+        gallery: Gallery,
         count: int,
-        evaluated: TestLoader | None = None,
-        class_names: Sequence[str] = (),
-        evaluator: DatasetEvaluator | None = None,
+        answers: AnswerPictures | None = None,
+        insight: InsightPictures | None = None,
+        refresh: PriorRefreshHook | None = None,
     ) -> None:
-        self.output, self.count = output, count
-        self.evaluated, self.class_names = evaluated, class_names
-        self.evaluator = evaluator
-        self.labelled = DetectionMapper(is_train=True, augmentations=[])
+        super().__init__(period)
+        self.gallery, self.count = gallery, count
+        self.answers, self.insight, self.refresh = answers, insight, refresh
+        self.seconds = 0.0
+        self._generation: int | None = None
+        self._broken: set[str] = set()
 
     def before_train(self) -> None:
-        plan, dataset = self.trainer.loader.plan, self.trainer.loader.dataset
-        for position in plan[0][: self.count]:
-            sample = dataset[position]
-            name = Path(sample.get("file_name", "")).name
-            if "priors" in sample:
-                save_picture(self.output, "priors", draw_sample(sample), f"{name}: boxes to find")
-            elif "views" in sample:
-                caption = f"{name}: two views and where they overlap"
-                save_picture(self.output, "views", draw_views(sample), caption)
-            else:
-                return
+        start = self.trainer.start_iter
+        self.gallery.cut(start)
+        if start == 0:
+            with seeded("pictures"):
+                samples = self._samples()
+                self._draw("views", _views(samples), 0)
+                self._draw("priors", _boxes(samples), 0)
+        self._draw_generation()
+
+    def after_step(self) -> None:
+        self._draw_generation()
+        if not self.is_last:  # what is last is drawn behind the last checkpoint
+            super().after_step()
+
+    def act(self) -> None:
+        self._draw_model(self.trainer.iter + 1)
 
     def after_train(self) -> None:
-        finished = self.trainer.iter >= self.trainer.length
-        if finished and self.evaluated is not None:
-            with seeded("pictures"), averaged(self.trainer):
-                self._draw_predictions(self.evaluated)
+        if self.trainer.iter < self.trainer.length:
+            return
+        storage: EventStorage = self.trainer.storage
+        now, storage.iter = storage.iter, self.trainer.length - 1  # where the last scores are
+        self._draw_model(self.trainer.length, final=True)
+        storage.iter = now
+        logger.info("pictures took %.1f s of this process", self.seconds)
 
-    @torch.no_grad()
-    def _draw_predictions(self, loader: TestLoader) -> None:
-        dataset = loader.dataset
-        model = unwrap(self.trainer.model).eval()
-        step = max(1, len(dataset) // self.count)
-        for index in range(0, min(len(dataset), step * self.count), step):
-            sample = dataset[index]
-            if sample is None:
-                continue
-            picture = self._picture(dataset.records[index], sample, model([sample])[0])
-            if picture is not None:
-                name = Path(sample["file_name"]).name
-                save_picture(self.output, "predictions", picture, name)
-        model.train()
+    def _draw_model(self, done: int, *, final: bool = False) -> None:
+        """What depends on the weights, which are the moving average's if there is one."""
+        model = unwrap(self.trainer.model)
+        with averaged(self.trainer), looking(model):
+            if self.answers is not None:
+                self._draw("predictions", self.answers.predictions(model, self.count), done)
+            if self.answers is not None and final and not hasattr(model, "export"):
+                # A fiftieth of the images trained on, without their gradients: under a hundredth
+                # of the run.
+                images = self.trainer.length * self.trainer.loader.plan.batch
+                among = min(JUDGED, max(4 * self.count, images // 50))
+                self._draw("failures", self.answers.failures(model, self.count, among=among), done)
+            if self.insight is not None:
+                self._draw("attention", self.insight.attention(model), done)
+                planned = range(self.period, self.trainer.length, self.period or 1)
+                stages = evenly([*planned, self.trainer.length], STAGES)
+                self._draw("eigen", self.insight.eigen(model), done, stages)
 
-    def _picture(
-        self, record: dict, sample: Mapping[str, Any], found: Mapping[str, Any]
-    ) -> np.ndarray | None:
-        if "sem_seg" in found:
-            if "sem_seg" not in sample:
-                sample = self.labelled(record)
-            return self._segmentation(sample, found["sem_seg"])
-        if "instances" not in found:
-            return None
-        truth = self.labelled(record)
-        real, names, top = truth.get("instances"), self.class_names, None
-        if getattr(self.evaluator, "class_agnostic", False):
-            # Of a detector that only was pretrained the order says more than the scores.
-            real, names, top = None if real is None else as_objects(real), ["object"], SUREST
-        predicted = found["instances"].to("cpu")
-        return draw_predictions(truth["image"], real, predicted, names, threshold=0.3, top=top)
+    def _draw_generation(self) -> None:
+        """A generation of priors that was made since the last look."""
+        if self.refresh is None or self.insight is None:
+            return
+        generation, period = self.refresh.current, self.refresh.period
+        if generation is None or generation.number == self._generation:
+            return
+        self._generation = generation.number
+        planned = range(0, self.trainer.length, period or self.trainer.length)
+        self._draw(
+            "prior_evolution",
+            self.insight.generation(generation),
+            generation.number * period,
+            evenly(planned, STAGES),
+        )
 
-    def _segmentation(self, sample: Mapping[str, Any], strengths: torch.Tensor) -> np.ndarray:
-        labels, classes = sample.get("sem_seg"), strengths.argmax(dim=0).cpu()
-        if isinstance(self.evaluator, ClusteringEvaluator):
-            if labels is not None:
-                labels = coarse_labels(labels, self.evaluator.metadata)
-            if self.evaluator.assignment is not None:
-                classes = torch.tensor(self.evaluator.assignment)[classes]
-        return draw_segmentation(sample["image"], labels, classes, self.class_names)
+    def _draw(
+        self,
+        group: str,
+        pictures: Iterable[Drawn],
+        done: int,
+        stages: Iterable[int] = (),
+    ) -> None:
+        """Pictures are no reason to lose a run: what cannot be drawn is said once."""
+        if group in self._broken:
+            return
+        begin, drawn = time.monotonic(), 0
+        try:
+            for picture in pictures:
+                self.gallery.add(group, picture, iteration=done, storage=self.trainer.storage)
+                drawn += 1
+        except Exception as error:
+            self._broken.add(group)
+            logger.warning(
+                "no pictures of %s from here on: %s: %s", group, type(error).__name__, error
+            )
+            logger.debug("traceback", exc_info=True)
+        if drawn and group not in ("views", "priors"):
+            self.gallery.keep_only(group, {*stages, done})
+        self.seconds += time.monotonic() - begin
+
+    def _samples(self) -> dict[str, dict[str, Any]]:
+        """By name, the first that a pretext trains on; none of a detector's."""
+        plan, dataset = self.trainer.loader.plan, self.trainer.loader.dataset
+        begin = time.monotonic()
+        samples: list[dict[str, Any]] = []
+        for position in plan[0][: self.count]:
+            sample = dataset[position]
+            if "views" not in sample and "priors" not in sample:
+                break
+            samples.append(sample)
+        self.seconds += time.monotonic() - begin
+        names = short_names([str(sample.get("file_name", "")) for sample in samples])
+        return dict(zip(names, samples, strict=True))
+
+
+def _views(samples: dict[str, dict[str, Any]]) -> Iterator[Drawn]:
+    for name, sample in samples.items():
+        if sample.keys() >= VIEWS:
+            caption = f"{name}: two views and where they overlap"
+            yield Drawn(name, draw_views({"valid": True, **sample}), caption)
+
+
+def _boxes(samples: dict[str, dict[str, Any]]) -> Iterator[Drawn]:
+    for name, sample in samples.items():
+        if "priors" in sample:
+            yield Drawn(name, draw_sample(sample), f"{name}: boxes to find")
+
+
+@contextmanager
+def looking(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation; afterwards modes, metrics and random numbers as before."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad(), seeded("pictures"), metrics_apart():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training

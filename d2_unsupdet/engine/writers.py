@@ -10,7 +10,9 @@ import logging
 import os
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter, get_event_storage
 
@@ -63,7 +65,7 @@ class ConsoleWriter(EventWriter):
 
 
 class WandbWriter(EventWriter):
-    """Scalars to Weights & Biases, when it is installed and `train.writers` names it."""
+    """Scalars and pictures to Weights & Biases, when `train.writers` names it."""
 
     def __init__(self, output_dir: Path, config: dict) -> None:
         try:
@@ -74,12 +76,19 @@ class WandbWriter(EventWriter):
             ) from error
         # An id of the folder: a resumed run goes on in the same place.
         name = hashlib.sha256(str(output_dir.resolve()).encode()).hexdigest()[:16]
+        self._as_image, self._images = wandb.Image, dict[str, Any]()
         self._run = wandb.init(dir=str(output_dir), id=name, config=config, resume="allow")
         self._last = -1
 
+    def put_image(self, name: str, image: np.ndarray) -> None:
+        """RGB (height, width, 3), for the next line."""
+        self._images[name] = self._as_image(image)
+
     def write(self) -> None:
         storage = get_event_storage()
-        new = {k: v for k, (v, it) in storage.latest().items() if it > self._last}
+        new: dict[str, Any] = {k: v for k, (v, it) in storage.latest().items() if it > self._last}
+        new |= self._images
+        self._images.clear()
         if new:
             self._run.log(new, step=storage.iter)
         self._last = storage.iter

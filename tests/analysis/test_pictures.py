@@ -172,11 +172,11 @@ def test_pictures_can_be_taken_back(tmp_path):
         assert files == {entry["file"] for entry in entries}
         return [(e["group"], e.get("image"), e.get("iteration")) for e in entries]
 
-    drop_pictures(tmp_path, "failures", since=20, keep={"b"})
+    drop_pictures(tmp_path, lambda entry: (entry.get("image"), entry.get("iteration")) == ("a", 20))
     assert left() == [("failures", "a", 10), ("failures", "b", 20), ("views", None, None)]
-    drop_pictures(tmp_path, "failures")
+    drop_pictures(tmp_path, lambda entry: entry["group"] == "failures")
     assert left() == [("views", None, None)]
-    drop_pictures(tmp_path / "nothing", "failures")
+    drop_pictures(tmp_path / "nothing", lambda entry: True)
 
 
 def test_label_maps_stand_beside_the_image_in_the_colours_of_their_classes():

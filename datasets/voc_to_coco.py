@@ -1,7 +1,8 @@
 """One COCO JSON from a split in PASCAL VOC format, to be scored by the COCO rules.
 
     python datasets/voc_to_coco.py datasets/VOC2007 test voc_2007_test.json
-    python datasets/voc_to_coco.py my_data train train.json --classes classes.txt
+    python datasets/voc_to_coco.py my_data train train.json       # classes from its XML files
+    python datasets/voc_to_coco.py images_and_xml all all.json    # without lists of images
 
 Objects marked difficult become crowds: they are neither trained on nor counted as missed.
 """
@@ -13,15 +14,20 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone, installed or not
 
-from d2_unsupdet.data.readers.voc import VOC_CLASSES, read_voc  # noqa: E402
+from d2_unsupdet.cli import run_tool  # noqa: E402
+from d2_unsupdet.data.readers.voc import VocFolder, read_voc, voc_classes  # noqa: E402
+from d2_unsupdet.errors import UserError  # noqa: E402
 
 
-def convert(root: Path, split: str, classes: tuple[str, ...] = VOC_CLASSES) -> dict:
-    """The content of the JSON; file names are relative to the folder JPEGImages."""
+def convert(root: Path, split: str, classes: tuple[str, ...] | None = None) -> dict:
+    """The content of the JSON; file names are relative to the folder of the images."""
     images, annotations = [], []
+    classes = voc_classes(root) if classes is None else classes
+    folder = VocFolder(root).images
     for number, record in enumerate(read_voc(root, split, classes), start=1):
         size = {"width": record["width"], "height": record["height"]}
-        images.append({"id": number, "file_name": Path(record["file_name"]).name, **size})
+        file_name = Path(record["file_name"]).relative_to(folder).as_posix()
+        images.append({"id": number, "file_name": file_name, **size})
         for found in record["annotations"]:
             x0, y0, x1, y1 = found["bbox"]
             annotations.append(
@@ -43,17 +49,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("root", type=Path, help="folder with Annotations, ImageSets, JPEGImages")
-    parser.add_argument("split", help="name of the list in ImageSets/Main")
+    parser.add_argument("root", type=Path, help="folder in VOC's shape, or of images and XML files")
+    parser.add_argument("split", help="name of the list in ImageSets/Main, or all")
     parser.add_argument("output", type=Path, help="the JSON to write")
-    parser.add_argument("--classes", type=Path, help="text file, one name a line; default VOC's 20")
+    parser.add_argument(
+        "--classes", type=Path, help="text file, one name a line; default: the folder's"
+    )
     options = parser.parse_args()
-    lines = options.classes.read_text().splitlines() if options.classes else VOC_CLASSES
-    classes = tuple(name.strip() for name in lines if name.strip())
+    for place in VocFolder(options.root).needed(options.split):
+        if not place.exists():
+            raise UserError(f"{place} does not exist.")
+    classes = None
+    if options.classes:
+        lines = options.classes.read_text().splitlines()
+        classes = tuple(line.strip() for line in lines if line.strip())
     content = convert(options.root, options.split, classes)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(content))
     print(f"{len(content['images'])} images, {len(content['annotations'])} boxes")
+    print(f"    coco:{options.output}@{VocFolder(options.root).images}")
 
 
 if __name__ == "__main__":
-    main()
+    run_tool(main)

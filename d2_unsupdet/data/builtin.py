@@ -160,7 +160,7 @@ def _lvis(name: str, rest: str) -> None:
 def _voc(name: str, rest: str) -> None:
     root, split = _two(name, rest, "voc:<folder with ImageSets>@<split>")
     year = 2007 if "2007" in Path(root).name else 2012
-    sources.register_voc(name, root, split, year)
+    sources.register_voc(name, root, split, year, classes=None)
 
 
 def _imagenet(name: str, rest: str) -> None:

@@ -162,9 +162,21 @@ def class_names(names: Names, kind: str | None = None) -> list[str]:
         if classes != found[0]:
             raise UserError(
                 f"Data sets '{split[0]}' ({len(found[0])} classes) and '{name}' "
-                f"({len(classes)} classes) do not have the same classes and cannot be joined."
+                f"({len(classes)} classes) do not have the same classes and cannot be joined: "
+                f"{classes_apart(found[0], classes)}."
             )
     return found[0]
+
+
+def classes_apart(first: Sequence[str], second: Sequence[str]) -> str:
+    """How two lists of classes differ, in words."""
+    parts = []
+    for place, one, other in (("first", first, second), ("second", second, first)):
+        only = [name for name in one if name not in other]
+        if only:
+            shown = ", ".join(repr(name) for name in only[:3]) + (" ..." if len(only) > 3 else "")
+            parts.append(f"only the {place} has {shown}")
+    return " and ".join(parts) or "their order differs"
 
 
 def register(name: str, source: Source) -> None:

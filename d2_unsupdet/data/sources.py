@@ -91,31 +91,37 @@ def register_voc(
     root: str | Path,
     split: str,
     year: int = 2012,
-    classes: tuple[str, ...] = VOC_CLASSES,
+    classes: tuple[str, ...] | None = VOC_CLASSES,
     *,
     difficult: bool = True,
 ) -> None:
-    """One split of a PASCAL VOC folder; `year` only selects how Detectron2 computes the AP."""
+    """One split of a PASCAL VOC folder; `year` only selects how Detectron2 computes the AP.
 
-    def paths() -> list[Path]:
-        place = locate(root)
-        return [place / "ImageSets/Main" / f"{split}.txt", place / "Annotations"]
+    `classes=None` takes those of the folder, and the split "all" every XML file in it.
+    """
+
+    def own_classes() -> list[str]:
+        check([name])
+        return list(readers.voc_classes(locate(root)))
 
     register(
         name,
         Source(
             key=("voc", str(root), split, year, classes, difficult),
-            paths=paths,
+            paths=lambda: readers.VocFolder(locate(root)).needed(split),
             layout=f"{root}/\n    Annotations/*.xml\n    ImageSets/Main/{split}.txt\n"
-            "    JPEGImages/*.jpg",
+            "    JPEGImages/*.jpg\n(or images and XML files side by side, and the split 'all')",
             read=lambda: readers.read_voc(locate(root), split, classes, difficult=difficult),
             metadata={
-                "thing_classes": list(classes),
+                **({} if classes is None else {"thing_classes": list(classes)}),
                 "split": split,
                 "year": year,
                 "evaluator_type": "pascal_voc",
             },
-            lazy={"dirname": lambda: str(locate(root))},
+            lazy={
+                "dirname": lambda: str(locate(root)),
+                **({"thing_classes": own_classes} if classes is None else {}),
+            },
         ),
     )
 

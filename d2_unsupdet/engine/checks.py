@@ -202,7 +202,8 @@ def _check_same_classes(cfg: DictConfig, datasets: Sequence[Any]) -> None:
         raise UserError(
             f"dataloader.train.dataset.names={names[0]} has {len(train)} classes, "
             f"dataloader.test.dataset.names={names[1]} has {len(test)}"
-            f"{' others' if len(train) == len(test) else ''}: set both to data of the same classes."
+            f"{' others' if len(train) == len(test) else ''} "
+            f"({catalog.classes_apart(train, test)}): set both to data of the same classes."
         )
 
 

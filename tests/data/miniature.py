@@ -20,6 +20,15 @@ def write_image(path: Path, width: int = 20, height: int = 10) -> Path:
     return path
 
 
+def write_labelled(image: Path, *names: str) -> Path:
+    """A grey image and its XML beside it, one box a name."""
+    write_image(image)
+    places = dict(difficult=0, x0=1, y0=1, x1=8, y1=8)
+    objects = "".join(VOC_OBJECT.format(name=name, **places) for name in names)
+    image.with_suffix(".xml").write_text(VOC_XML.format(w=20, h=10, objects=objects))
+    return image
+
+
 def write_coco(root: Path, **changes) -> tuple[Path, Path]:
     """A COCO folder with category ids 3, 7 and 90, one crowd and one image without objects."""
     for name in ("a.jpg", "sub/b.jpg", "c.jpg"):

@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 from d2_unsupdet.data import builtin, catalog, sources
 from d2_unsupdet.data.catalog import check, class_names, get_dataset
 from d2_unsupdet.errors import UserError
-from tests.data.miniature import box, write_coco, write_image
+from tests.data.miniature import box, write_coco, write_image, write_labelled
 
 
 @pytest.fixture(autouse=True)
@@ -205,6 +205,52 @@ def test_voc_unknown_class_is_named(voc):
     path.write_text(path.read_text().replace("dog", "dgo"))
     with pytest.raises(UserError, match="class 'dgo'.*Did you mean 'dog'"):
         get_dataset("voc_2007_trainval")
+
+
+def test_voc_of_own_classes_takes_them_from_all_files(root, voc):
+    own = voc.rename(root / "own")
+    assert class_names(f"voc:{own}@trainval") == ["dog", "person"]
+    assert class_names(f"voc:{own}@dog_train") == ["dog", "person"]  # every split has the same
+    (own / "classes.txt").write_text("person\ncat\ndog\n")
+    assert class_names(f"voc:{own}@trainval") == ["person", "cat", "dog"]
+    records = get_dataset(f"voc:{own}@trainval")
+    assert [a["category_id"] for a in records[0]["annotations"]] == [2, 0]
+    (own / "classes.txt").write_text("cat\n")
+    with pytest.raises(UserError, match=r"class 'dog', which .* A classes.txt in the folder"):
+        get_dataset(f"voc:{own}@trainval")
+    (own / "classes.txt").write_text("cat\ncat\n")
+    with pytest.raises(UserError, match="one twice"):
+        get_dataset(f"voc:{own}@trainval")
+
+
+def test_images_and_xml_files_side_by_side_need_no_list(root):
+    write_labelled(root / "mine/b/two.png", "nut")
+    write_labelled(root / "mine/one.jpg", "screw", "bolt")
+    one = root / "mine/one.xml"
+    one.rename(root / "mine/label_1.xml")  # its filename tells the image
+    text = (root / "mine/label_1.xml").read_text()
+    named = text.replace("<size>", "<filename>C:\\shots\\one.jpg</filename><size>")
+    (root / "mine/label_1.xml").write_text(named)
+    name = f"voc:{root}/mine@all"
+    assert class_names(name) == ["bolt", "nut", "screw"]
+    found = {r["image_id"]: (r["file_name"], len(r["annotations"])) for r in get_dataset(name)}
+    assert found == {
+        "b/two": (f"{root}/mine/b/two.png", 1),
+        "label_1": (f"{root}/mine/one.jpg", 2),
+    }
+    with pytest.raises(UserError, match="side by side, and the split 'all'"):
+        get_dataset(f"voc:{root}/mine@train")
+    (root / "none").mkdir()
+    with pytest.raises(UserError, match="holds no XML file"):
+        get_dataset(f"voc:{root}/none@all")
+
+
+def test_how_classes_differ_is_said():
+    apart = catalog.classes_apart
+    assert apart(["a", "b"], ["b"]) == "only the first has 'a'"
+    assert apart(["a"], ["a", *"bcde"]) == "only the second has 'b', 'c', 'd' ..."
+    assert apart(["a", "x"], ["b", "x"]) == "only the first has 'a' and only the second has 'b'"
+    assert apart(["a", "b"], ["b", "a"]) == "their order differs"
 
 
 def test_several_names_are_joined_when_their_classes_agree(voc):

@@ -1,12 +1,16 @@
 """The preparation scripts, on miniature data; what they write is read back."""
 
 import json
+import sys
 
 import cv2
 import pytest
+import yaml
+from detectron2.structures import BoxMode
 
 from d2_unsupdet.data.catalog import class_names, get_dataset
-from tests.data.miniature import write_image
+from d2_unsupdet.errors import UserError
+from tests.data.miniature import write_image, write_labelled
 
 
 def test_imagenet_links_flat_validation_images_into_class_folders(root, script):
@@ -46,24 +50,155 @@ def test_voc_becomes_coco(voc, script):
     assert (person["bbox"], person["iscrowd"]) == ([2, 3, 6, 6], 1)
 
 
-def test_yolo_becomes_coco(root, script):
-    write_image(root / "images/a/one.jpg", 40, 20)
-    write_image(root / "images/two.jpg", 40, 20)
-    (root / "labels/a").mkdir(parents=True)
-    (root / "labels/a/one.txt").write_text("1 0.5 0.5 0.25 0.5\n\n0 0 0 0.5 0 0.5 1\n")
+def write_yolo(root):
+    """Images of 40 x 20; the one in a folder of its own has a box, an outline, an empty line."""
+    write_image(root / "images/train/a/one.jpg", 40, 20)
+    write_image(root / "images/train/two.jpg", 40, 20)
+    write_image(root / "images/val/three.jpg", 40, 20)
+    (root / "labels/train/a").mkdir(parents=True)
+    (root / "labels/val").mkdir()
+    (root / "labels/train/a/one.txt").write_text("1 0.5 0.5 0.25 0.5\n\n0 0 0 0.5 0 0.5 1\n")
+    (root / "labels/train/two.txt").touch()
+    (root / "labels/val/three.txt").write_text("0 0.5 0.5 1 1\n")
+    (root / "classes.txt").write_text("cat\r\ndog\r\n\r\n")
+    return root
+
+
+def run_script(module, monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["script.py", *map(str, arguments)])
+    module.main()
+
+
+def test_yolo_becomes_coco(root, script, monkeypatch, capsys):
+    write_yolo(root)
     yolo = script("yolo_to_coco")
-    content = yolo.convert(root / "images", root / "labels", ["cat", "dog"])
-    (root / "coco.json").write_text(json.dumps(content))
-    one, two = get_dataset(f"coco:{root}/coco.json@{root}/images")
+    images, labels = root / "images/train", root / "labels/train"
+    options = "--classes", root / "classes.txt"
+    run_script(yolo, monkeypatch, images, labels, root / "new/coco.json", *options)
+    name = f"coco:{root}/new/coco.json@{images}"
+    assert f"2 images, 2 boxes\n    {name}\n" == capsys.readouterr().out
+    one, two = get_dataset(name)
+    assert class_names(name) == ["cat", "dog"]
     assert [(a["category_id"], a["bbox"]) for a in one["annotations"]] == [
         (1, [15, 5, 10, 10]),
         (0, [0, 0, 20, 20]),
     ]
     assert one["annotations"][1]["segmentation"] == [[0, 0, 20, 0, 20, 20]]
     assert two["annotations"] == []
-    for line, message in (("2 0 0 1 1", "class 2"), ("x", "not numbers"), ("0 1 2", "2 numbers")):
-        with pytest.raises(SystemExit, match=message):
-            yolo.parse_line(line, 4, 4, 2, root / "f.txt")
+    written = json.loads((root / "new/coco.json").read_text())["annotations"]
+    assert [a["area"] for a in written] == [100, 200]  # half of the square is inside the outline
+
+
+@pytest.mark.parametrize(
+    "names, ids",
+    [(["cat", "dog"], (0, 1)), ({0: "cat", 1: "dog"}, (0, 1)), ({1: "a", 0: 7}, (0, 1))],
+)
+def test_a_data_yaml_says_splits_and_classes(root, script, monkeypatch, names, ids):
+    write_yolo(root)
+    content = {"path": "../gone", "train": "../images/train", "val": "images/val", "names": names}
+    (root / "data.yaml").write_text(yaml.safe_dump({**content, "nc": 2}))
+    run_script(script("yolo_to_coco"), monkeypatch, root / "data.yaml", root / "out")
+    train = f"coco:{root}/out/train.json@{root}/images/train"
+    val = f"coco:{root}/out/val.json@{root}/images/val"
+    listed = dict(enumerate(names)) if isinstance(names, list) else names
+    assert class_names([train, val]) == [str(listed[k]) for k in (0, 1)]
+    content = json.loads((root / "out/train.json").read_text())
+    assert [c["id"] for c in content["categories"]] == [0, 1]
+    assert [len(r["annotations"]) for r in get_dataset(val)] == [1]
+
+
+def test_holes_in_yolos_numbers_stay(root, script):
+    write_yolo(root)
+    yolo = script("yolo_to_coco")
+    (root / "data.yaml").write_text("names: {1: dog, 0: cat, 7: cow}\n")
+    classes = yolo.read_classes(root / "data.yaml")
+    content = yolo.convert(root / "images/train", root / "labels/train", classes)
+    assert [(c["id"], c["name"]) for c in content["categories"]] == [
+        (0, "cat"), (1, "dog"), (7, "cow")
+    ]  # fmt: skip
+    assert [a["category_id"] for a in content["annotations"]] == [1, 0]
+
+
+def test_what_is_wrong_with_yolo_labels_is_a_sentence(root, script, capsys):
+    write_yolo(root)
+    yolo = script("yolo_to_coco")
+    for line, message in (
+        ("2 0 0 1 1", "class 2, but the named classes are 0, 1"),
+        ("x", "not numbers"),
+        ("0 1 1", "2 numbers"),
+        ("0 0.5 0.5 1 1 0.9", "5 numbers .* scores of predictions"),
+        ("0 20 10 5 5", "fractions of the image"),
+        ("0 nan 0.1 0.1 0.1", "fractions of the image"),
+    ):
+        with pytest.raises(UserError, match=message):
+            yolo.parse_line(line, 4, 4, {0: "a", 1: "b"}, root / "f.txt")
+    classes = {0: "a", 1: "b"}
+    with pytest.raises(UserError, match="nothing is labelled"):
+        yolo.convert(root / "images/train", root / "labels/val", classes)
+    with pytest.raises(UserError, match="There is no folder"):
+        yolo.convert(root / "images/train", root / "labels/gone", classes)
+    (root / "labels/train/none.txt").touch()
+    yolo.convert(root / "images/train", root / "labels/train", classes)
+    assert "1 label files" in capsys.readouterr().out
+    for text, message in (
+        ("train: images/gone\nnames: [a]\n", "no folder"),
+        ("names: [a]\n", "names no folder of images"),
+        ("train: [a, b]\n", "not one folder"),
+        ("- a\n", "holds no keys"),
+    ):
+        (root / "data.yaml").write_text(text)
+        with pytest.raises(UserError, match=message):
+            yolo.splits_of(root / "data.yaml")
+    (root / "data.yaml").write_text("names: dog\n")
+    with pytest.raises(UserError, match="no list 'names'"):
+        yolo.read_classes(root / "data.yaml")
+
+
+def test_the_example_says_the_same_in_every_format(root, script, monkeypatch):
+    example = script("make_example")
+    counts = "--unlabeled", 2, "--train", 3, "--val", 2
+    run_script(example, monkeypatch, root / "example", *counts)
+    assert len(get_dataset(f"folder:{root}/example/unlabeled")) == 2
+    run_script(script("yolo_to_coco"), monkeypatch, root / "example/data.yaml", root / "yolo")
+    shown = {}
+    for split, count in (("train", 3), ("val", 2)):
+        images = f"{root}/example/images/{split}"
+        coco, voc, yolo = (
+            f"coco:{root}/example/{split}.json@{images}",
+            f"voc:{root}/example/voc@{split}",
+            f"coco:{root}/yolo/{split}.json@{images}",
+        )
+        assert class_names(coco) == class_names(yolo)
+        found = [boxes_by_name(name) for name in (coco, voc, yolo)]
+        assert len(found[0]) == count and found[0] == found[1] == found[2]
+        shown[split] = {name for image in found[0] for name, _ in image}
+    assert class_names(voc) == sorted(shown["train"] | shown["val"])  # of all XML files
+    with pytest.raises(UserError, match="not empty"):
+        run_script(example, monkeypatch, root / "example", *counts)
+
+
+def boxes_by_name(name):
+    """(class, XYXY box) of each image, whatever its format."""
+    names = class_names(name)
+    return [
+        [
+            (
+                names[a["category_id"]],
+                [round(v, 2) for v in BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS)],
+            )
+            for a in record["annotations"]
+        ]
+        for record in get_dataset(name)
+    ]
+
+
+def test_voc_of_own_classes_becomes_coco(root, script, monkeypatch):
+    write_labelled(root / "mine/a/x.png", "screw")
+    run_script(script("voc_to_coco"), monkeypatch, root / "mine", "all", root / "out.json")
+    name = f"coco:{root}/out.json@{root}/mine"
+    assert class_names(name) == ["screw"] and len(get_dataset(name)[0]["annotations"]) == 1
+    with pytest.raises(UserError, match=r"ImageSets/Main/val.txt does not exist"):
+        run_script(script("voc_to_coco"), monkeypatch, root / "mine", "val", root / "out.json")
 
 
 def test_cityscapes_script_is_idempotent(cityscapes, script):

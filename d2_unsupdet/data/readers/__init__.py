@@ -7,10 +7,11 @@ from d2_unsupdet.data.readers.imagenet import imagenet_classes, read_imagenet
 from d2_unsupdet.data.readers.lvis import read_lvis
 from d2_unsupdet.data.readers.sem_seg import read_sem_seg, sem_seg_classes
 from d2_unsupdet.data.readers.stuff27 import read_cityscapes27, read_coco27
-from d2_unsupdet.data.readers.voc import read_voc
+from d2_unsupdet.data.readers.voc import VocFolder, read_voc, voc_classes
 
 __all__ = [
     "Categories",
+    "VocFolder",
     "coco_categories",
     "imagenet_classes",
     "read_cityscapes27",
@@ -24,4 +25,5 @@ __all__ = [
     "read_sem_seg",
     "read_voc",
     "sem_seg_classes",
+    "voc_classes",
 ]

@@ -1,11 +1,19 @@
-"""PASCAL VOC: one XML a image, a text file a split."""
+"""PASCAL VOC: one XML a image, a text file a split; or a folder of images and XML files.
+
+Labelling tools write the XML files beside the images, with classes and image formats of any kind.
+"""
 
 import os
+import re
 import xml.etree.ElementTree as ET
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from detectron2.structures import BoxMode
 
+from d2_unsupdet.data.readers.common import first_must_exist
+from d2_unsupdet.data.readers.folder import image_files
 from d2_unsupdet.errors import UserError, nearest
 
 VOC_CLASSES = (
@@ -15,34 +23,135 @@ VOC_CLASSES = (
 )  # fmt: skip
 
 
-def read_voc(
-    root: Path, split: str, classes: tuple[str, ...] = VOC_CLASSES, *, difficult: bool = True
-) -> list[dict]:
-    """Records of `ImageSets/Main/<split>.txt`.
+EVERYTHING = "all"  # the split that needs no list
+
+
+@dataclass(frozen=True)
+class VocFolder:
+    """Where a folder keeps its parts.
 
     Args:
-        root: the folder with Annotations, ImageSets and JPEGImages.
+        root: holds Annotations, ImageSets and JPEGImages; or images and XML files side by side.
+    """
+
+    root: Path
+
+    @property
+    def annotations(self) -> Path:
+        """The folder of the XML files."""
+        official = self.root / "Annotations"
+        return official if official.is_dir() else self.root
+
+    @property
+    def images(self) -> Path:
+        """The folder of the images."""
+        places = (self.root / name for name in ("JPEGImages", "images"))
+        return next((place for place in places if place.is_dir()), self.annotations)
+
+    def list_file(self, split: str) -> Path:
+        """The names of a split's images, one a line."""
+        return self.root / "ImageSets" / "Main" / f"{split}.txt"
+
+    def needed(self, split: str) -> list[Path]:
+        """What has to be there."""
+        listed = self.list_file(split)
+        if split == EVERYTHING and not listed.exists():
+            return [self.annotations]
+        return [listed, self.root / "Annotations"]
+
+    def ids(self, split: str) -> list[str]:
+        """Names without extension; the split "all" needs no list."""
+        listed = self.list_file(split)
+        if split == EVERYTHING and not listed.exists():
+            found = self.xml_files()
+            if not found:
+                raise UserError(f"{self.annotations} holds no XML file.")
+            return [p.relative_to(self.annotations).with_suffix("").as_posix() for p in found]
+        lines = [line.split() for line in listed.read_text().splitlines() if line.strip()]
+        if not lines:
+            raise UserError(f"{listed} names no image.")
+        # lists of one class hold a second column: -1 marks an image without that class
+        return [parts[0] for parts in lines if len(parts) == 1 or parts[1] != "-1"]
+
+    def xml_files(self) -> list[Path]:
+        """All of them, sorted."""
+        return sorted(self.annotations.rglob("*.xml"))
+
+    def image_names(self) -> dict[str, str]:
+        """Path of an image in its folder without the extension -> with it."""
+        found: dict[str, str] = {}
+        for name in sorted(image_files(self.images, [])):
+            found.setdefault(os.path.splitext(name)[0], name)
+        return found
+
+
+def read_voc(
+    root: Path,
+    split: str,
+    classes: tuple[str, ...] | None = VOC_CLASSES,
+    *,
+    difficult: bool = True,
+) -> list[dict]:
+    """Records of `ImageSets/Main/<split>.txt`, or of all XML files where the split is "all".
+
+    Args:
+        root: the folder with Annotations, ImageSets and JPEGImages, or of images and XML files.
         split: name of the list without `.txt`.
-        classes: names in label order.
+        classes: names in label order; None for those of `voc_classes`.
         difficult: keep objects marked difficult, as Detectron2 does for training; each annotation
             carries the mark.
     """
-    list_file = root / "ImageSets" / "Main" / f"{split}.txt"
-    lines = [line.split() for line in list_file.read_text().splitlines() if line.strip()]
-    if not lines:
-        raise UserError(f"{list_file} names no image.")
-    # lists of one class hold a second column: -1 marks an image without that class
-    ids = [parts[0] for parts in lines if len(parts) == 1 or parts[1] != "-1"]
-    return [_record(root, image_id, classes, difficult) for image_id in ids]
+    folder = VocFolder(root)
+    names, known = folder.image_names(), voc_classes(root) if classes is None else classes
+    records = [_record(folder, names, i, known, difficult) for i in folder.ids(split)]
+    first_must_exist(records, folder.annotations)
+    return records
 
 
-def _record(root: Path, image_id: str, classes: tuple[str, ...], difficult: bool) -> dict:
-    path = root / "Annotations" / f"{image_id}.xml"
+def voc_classes(root: Path) -> tuple[str, ...]:
+    """The classes of a folder in label order.
+
+    Those of `classes.txt`, one a line; VOC's 20 in a folder named VOC2007 or the like; else every
+    name that its XML files hold, sorted, whatever the split, so that all splits agree.
+    """
+    listed = root / "classes.txt"
+    if listed.is_file():
+        names = [line.strip() for line in listed.read_text().splitlines() if line.strip()]
+        if not names or len(set(names)) < len(names):
+            raise UserError(f"{listed} holds no class, or one twice; write one name a line.")
+        return tuple(names)
+    if re.fullmatch(r"VOC20\d\d", root.name):
+        return VOC_CLASSES
+    folder = VocFolder(root)
+    return _found_classes(folder, folder.annotations.stat().st_mtime_ns)
+
+
+@cache
+def _found_classes(folder: VocFolder, changed: int) -> tuple[str, ...]:
+    nodes = (node for path in folder.xml_files() for node in _parse(path).iter("object"))
+    found = {(node.findtext("name") or "").strip() for node in nodes}
+    return tuple(sorted(found - {""}))
+
+
+def _parse(path: Path) -> ET.Element:
     try:
-        tree = ET.parse(path).getroot()
+        return ET.parse(path).getroot()
     except (OSError, ET.ParseError) as error:
         raise UserError(f"Cannot read the annotation file {path}: {error}.") from error
-    file_name = os.path.join(root, "JPEGImages", f"{image_id}.jpg")
+
+
+def _record(
+    folder: VocFolder,
+    names: dict[str, str],
+    image_id: str,
+    classes: tuple[str, ...],
+    difficult: bool,
+) -> dict:
+    path = folder.annotations / f"{image_id}.xml"
+    tree = _parse(path)
+    named = os.path.splitext((tree.findtext("filename") or "").replace("\\", "/"))[0]
+    name = names.get(image_id) or names.get(os.path.basename(named)) or f"{image_id}.jpg"
+    file_name = os.path.join(folder.images, name)
     width, height = _size(tree, file_name)
     objects = [_annotation(node, classes, path) for node in tree.iter("object")]
     return {
@@ -68,7 +177,7 @@ def _annotation(node: ET.Element, classes: tuple[str, ...], path: Path) -> dict:
     if name not in classes:
         raise UserError(
             f"{path} holds the class {name!r}, which is not one of the {len(classes)} of this data "
-            f"set.{nearest(name, classes)}"
+            f"set.{nearest(name, classes) or ' A classes.txt in the folder can list them.'}"
         )
     box = node.find("bndbox")  # of the object itself: body parts have boxes of their own
     if box is None:

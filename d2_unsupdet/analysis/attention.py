@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from detectron2.structures import Instances
 from torch import Tensor, nn
 from torchvision.ops import nms
 
@@ -84,6 +85,7 @@ class Trace:
         boxes: (B, N, 4) cxcywh in 0..1.
         from_tokens: the encoder layer's attention of chosen tokens; None without such a layer.
         from_queries: the decoder layer's cross-attention.
+        answers: what the detector answers in the same pass, an image each.
     """
 
     encoded: Encoded
@@ -91,6 +93,7 @@ class Trace:
     boxes: Tensor
     from_tokens: Callable[[Tensor], Any] | None
     from_queries: Any
+    answers: list[Instances]
 
     def best(self, *, image: int = 0, count: int = 3, threshold: float = 0.5) -> list[Query]:
         """The surest queries at or above the threshold; of those on one object only the first."""
@@ -181,7 +184,8 @@ def trace_attention(model: nn.Module, batch: Sequence[dict[str, Any]], *, layer:
             encoder.register_forward_pre_hook(lambda _, given: seen.update(encoder=given))
         )
     try:
-        encoded = model.encode(model.features(model.preprocess(batch)))
+        images = model.preprocess(batch)
+        encoded = model.encode(model.features(images))
         decoded = model.decode(encoded, model.queries(encoded))
     finally:
         for handle in handles:
@@ -190,7 +194,8 @@ def trace_attention(model: nn.Module, batch: Sequence[dict[str, Any]], *, layer:
     scores = logits.softmax(-1)[..., :-1] if model.heads.background else logits.sigmoid()
     reads = cross.reads(*seen["decoder"])
     from_tokens = None if encoder is None else _from_tokens(encoder, *seen["encoder"])
-    return Trace(encoded, scores, decoded.boxes[-1].float(), from_tokens, reads)
+    answers = [output["instances"] for output in model.answers(decoded, images, batch)]
+    return Trace(encoded, scores, decoded.boxes[-1].float(), from_tokens, reads, answers)
 
 
 def _layer(layers: nn.ModuleList, number: int, part: str) -> Any:

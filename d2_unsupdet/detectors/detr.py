@@ -119,7 +119,7 @@ class DETR(nn.Module):
         decoded = self.decode(encoded, queries)
         if targets is not None:
             return self.losses(decoded, encoded, queries, targets)[0]
-        return self._answers(decoded, images, batch)
+        return self.answers(decoded, images, batch)
 
     def preprocess(self, batch: Sequence[dict[str, Any]]) -> ImageList:
         """Normalised images, padded with zeros at the bottom and the right."""
@@ -222,9 +222,10 @@ class DETR(nn.Module):
             decoded, encoded, targets, denoising=queries.denoising, allowed=allowed
         )
 
-    def _answers(
+    def answers(
         self, decoded: Decoded, images: ImageList, batch: Sequence[dict[str, Any]]
     ) -> list[dict[str, Instances]]:
+        """Detectron2's output: the last layer's detections in the pixels of the files."""
         sizes = images.image_sizes
         # Detectron2 scales the boxes in place, which autograd would refuse.
         last = decoded.logits[-1].detach(), decoded.boxes[-1].detach()

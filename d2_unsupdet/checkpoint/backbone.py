@@ -23,6 +23,7 @@ from d2_unsupdet.checkpoint.files import read_weights
 from d2_unsupdet.checkpoint.formats import detect
 from d2_unsupdet.checkpoint.pretext_names import is_wrapped
 from d2_unsupdet.checkpoint.pretext_view import TEACHER
+from d2_unsupdet.checkpoint.published import is_export, located
 from d2_unsupdet.checkpoint.resnet import COUNTER, bare_name
 from d2_unsupdet.errors import UserError
 
@@ -178,9 +179,9 @@ def load_resnet(
         model = rest if colon else like
         found = load_resnet(model, allow_unsafe=allow_unsafe) if model else None
         return FrozenResNet(found.architecture if found else RESNET50, seed=seed)
-    if Path(source).is_dir():
+    if Path(source).is_dir() and not is_export(source):
         return resnet_of(model_of_run(source), str(source))
-    file = read_weights(source, allow_unsafe=allow_unsafe)
+    file = read_weights(located(source), allow_unsafe=allow_unsafe)
     state = bare_state(str(source), file.state)
     caffe = file.meta.get("__author__") == _ZOO
     if caffe:

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from d2_unsupdet.checkpoint.files import Digest, atomic_write, sha256, write_json
+from d2_unsupdet.checkpoint.files import Digest, atomic_write, read_weights, sha256, write_json
+from d2_unsupdet.checkpoint.published import is_published, whole_model
 from d2_unsupdet.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -198,7 +199,12 @@ class RunCheckpointer:
 
 
 def newest_weights(folder: str | Path) -> dict[str, torch.Tensor]:
-    """The whole model of a run as last saved: its moving average if the run keeps one."""
+    """The whole model of a run as last saved: its moving average if the run keeps one.
+
+    A published folder is as good as the run that it was made of.
+    """
+    if is_published(folder):
+        return read_weights(whole_model(folder)).state
     state = RunCheckpointer(folder, keep_last=0).latest()
     if state is None:
         raise UserError(f"The run '{folder}' holds no checkpoint yet.")

@@ -31,6 +31,7 @@ from d2_unsupdet.checkpoint.files import read_weights
 from d2_unsupdet.checkpoint.formats import FORMATS, HUB
 from d2_unsupdet.checkpoint.pretext_names import is_pretext, method_of
 from d2_unsupdet.checkpoint.pretext_view import TEACHER, PretextView, check_norms
+from d2_unsupdet.checkpoint.published import located
 from d2_unsupdet.checkpoint.report import LoadReport
 from d2_unsupdet.checkpoint.resnet import COUNTER, bare_name, nearest_depth, resnet_shapes
 from d2_unsupdet.errors import UserError
@@ -56,6 +57,7 @@ def load_weights(
     """Load a file (or a state dict) of any known layout into `model`, or raise a UserError.
 
     Args:
+        source: a file, a published folder, `hub:owner/name[@revision]`, or name -> tensor.
         min_coverage: share of the file's values that the model must take, 0-1.
         allow_missing: patterns (`roi_heads.*`) of model tensors that may keep their initial values;
             None: all but those of a ResNet, and in a DETR-style detector none unless the file holds
@@ -73,7 +75,8 @@ def load_weights(
         label, state = "the given state", dict(source)
     else:
         label = str(source)
-        file = read_weights(source, allow_unsafe=allow_unsafe, expected_sha256=expected_sha256)
+        path = located(source)
+        file = read_weights(path, allow_unsafe=allow_unsafe, expected_sha256=expected_sha256)
         state = file.state
     every = {n: t for n, t in model.state_dict().items() if isinstance(t, torch.Tensor)}
     # a box pretext copies its teacher from the backbone that is loaded here

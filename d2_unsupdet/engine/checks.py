@@ -12,6 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from d2_unsupdet.checkpoint.files import check_exists
+from d2_unsupdet.checkpoint.published import located
 from d2_unsupdet.data import catalog
 from d2_unsupdet.engine.box_checks import check_boxes
 from d2_unsupdet.engine.config import is_box_pretext, nodes, resolve_class_count, scored_set
@@ -250,7 +251,7 @@ def _check_initial(path: str) -> None:
             "and pass its path."
         )
     if path:
-        check_exists(Path(path))
+        check_exists(located(path))
 
 
 def _check_training(cfg: DictConfig, resume: bool, processes: int) -> None:

@@ -5,6 +5,7 @@ score nobody means. An override of `train.init_checkpoint` on the command line b
 """
 
 import logging
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -118,7 +119,7 @@ def keep_results_apart(cfg: DictConfig) -> None:
         if path.parent.resolve() == output.resolve()
         else f"{path.parent.name}_{path.stem}"
     )
-    folder = output / f"evaluation_{place}"
+    folder = output / f"evaluation_{re.sub(r'[^A-Za-z0-9_.-]', '_', place)}"  # hub:... has a colon
     cfg.dataloader.evaluator.output_dir = str(folder)
     logger.info("'%s' holds a run, whose detections stay: these go to %s", output, folder)
 

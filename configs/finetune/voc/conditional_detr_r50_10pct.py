@@ -8,4 +8,5 @@ from .conditional_detr_r50_100q_50ep import dataloader, lr_multiplier, model, op
 
 dataloader.train.dataset.subset = "10%"
 
+train.checkpointer.period = "10 epochs"
 train.output_dir = "output/finetune/voc_conditional_detr_r50_10pct"

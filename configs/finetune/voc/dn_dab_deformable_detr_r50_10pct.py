@@ -5,4 +5,5 @@ from .dn_dab_deformable_detr_r50_50ep import dataloader, lr_multiplier, model, o
 dataloader.train.dataset.names = "voc_2012_trainval"
 dataloader.train.dataset.subset = "10%"
 
+train.checkpointer.period = "10 epochs"
 train.output_dir = "output/finetune/voc_dn_dab_deformable_detr_r50_10pct"

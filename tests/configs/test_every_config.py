@@ -1,17 +1,19 @@
 """Every file of configs/: its schedule in steps of the real data sets, and that it can be built."""
 
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 from detectron2.config import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from d2_unsupdet.data import subsets
 from d2_unsupdet.data.catalog import split_names
-from d2_unsupdet.engine.config import load_config, scored_set
+from d2_unsupdet.engine.config import load_config, resolve_class_count, scored_set, to_plain
 from d2_unsupdet.engine.schedule import to_iterations
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -140,3 +142,75 @@ def test_every_run_saves_scores_and_refreshes_before_its_end():
         for period in filter(None, periods):
             steps = to_iterations(period, size=want.images, batch=want.batch)
             assert steps <= want.steps, (file, period)
+
+
+def test_no_two_recipes_write_into_one_folder():
+    """A .yaml may write where its .py does."""
+    folders = [load(f).train.output_dir for f in FILES if f.endswith(".py") and f not in LATER]
+    assert len(set(folders)) == len(folders), {f for f in folders if folders.count(f) > 1}
+
+
+METHODS = {
+    "moco_v2": "MoCoV2",
+    "simsiam": "SimSiam",
+    "dupr": "DUPR",
+    "dense_siam": "DenseSiam",
+    "dense_siam_segmentation": "DenseSiamSegmentor",
+    "up_detr": "UPDETR",
+    "detreg": "DETReg",
+    "siamese_detr": "SiameseDETR",
+    "join_det": "JoinDet",
+}
+DETECTORS = {  # the first that the name of a file holds
+    "dn_dab_deformable_detr": "DNDABDeformableDETR",
+    "dab_deformable_detr": "DABDeformableDETR",
+    "deformable_detr": "DeformableDETR",
+    "conditional_detr": "ConditionalDETR",
+    "detr": "DETR",
+    "deta": "DETA",
+    "rcnn": "GeneralizedRCNN",
+    "retinanet": "RetinaNet",
+    "fcn": "SemanticSegmentor",
+}
+BUILT = [  # the new among the models of the papers; the rest is slow
+    "finetune/cityscapes/fcn_r50_90k.py",
+    "finetune/coco/conditional_detr_r50_100q_50ep.py",
+    "finetune/coco/detr_r50_pre_norm_150ep.py",
+    "finetune/coco/mask_rcnn_r50_c4_18k.yaml",
+    "finetune/lvis/deta_r50_hungarian_24ep.py",
+    "finetune/voc/deformable_detr_r50_single_scale_10ep.py",
+    "pretrain/dense_siam/imagenet100_r50_50ep.py",
+    "pretrain/detreg/coco_conditional_detr_r50_50ep.py",
+    "pretrain/detreg/coco_deformable_detr_r50_single_scale_50ep.py",
+    "pretrain/join_det/imagenet100_deformable_detr_r50_50ep.py",
+    "pretrain/siamese_detr/coco_dn_dab_deformable_detr_r50_120k.py",
+    "pretrain/up_detr/imagenet100_deformable_detr_r50_50ep.py",
+]
+
+
+@pytest.mark.parametrize("file", quickly(FILES, sorted(set(FILES) - set(BUILT))))
+def test_it_builds_what_its_name_says_and_trains_all_of_it(file, monkeypatch):
+    cfg = deepcopy(load(file))
+    resolve_class_count(cfg, [str(i) for i in range(7)], "seven", strict=False)
+    cfg = OmegaConf.create(to_plain(cfg), flags={"allow_objects": True})
+    # Detectron2's YAML moves what it builds, and what has no values cannot be moved.
+    monkeypatch.setattr(torch.nn.Module, "to", lambda module, *_, **__: module)
+    with torch.device("meta"):
+        model = instantiate(cfg.model)
+    folder, _, name = file.removesuffix(".yaml").removesuffix(".py").rpartition("/")
+    if folder.startswith("pretrain"):
+        method = folder.removesuffix("/weights").removeprefix("pretrain/")
+        assert type(model).__name__ == METHODS[method]
+    detector = getattr(model, "detector", model)
+    kinds = [kind for part, kind in DETECTORS.items() if part in name]
+    if kinds and not folder.startswith("quickstart"):
+        assert type(detector).__name__ == kinds[0]
+
+    cfg.optimizer.params.model = model
+    groups = instantiate(cfg.optimizer).param_groups
+    learns = [id(p) for group in groups for p in group["params"]]
+    assert sorted(learns) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+    assert max(group["lr"] for group in groups) == cfg.optimizer.lr
+    for part, loader in cfg.dataloader.items():
+        if part != "evaluator" and loader is not None:
+            assert callable(instantiate(loader.mapper))

@@ -1,7 +1,8 @@
 """A tree of links to ImageNet in class folders: all of it, or the classes of a list (ImageNet-100).
 
     python datasets/prepare_imagenet.py ILSVRC/Data/CLS-LOC datasets/imagenet --val-labels FILE
-    python datasets/prepare_imagenet.py datasets/imagenet datasets/imagenet100 --classes list.txt
+    python datasets/prepare_imagenet.py datasets/imagenet datasets/imagenet100 \\
+        --classes datasets/imagenet100_classes.txt
 
 The official validation images lie in one flat folder; `--val-labels` names either the folder with
 their XML files (Annotations/CLS-LOC/val) or a text file with lines `<file name> <class folder>`.

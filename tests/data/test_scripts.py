@@ -2,6 +2,8 @@
 
 import json
 import sys
+import zlib
+from pathlib import Path
 
 import cv2
 import pytest
@@ -37,6 +39,16 @@ def test_imagenet_links_flat_validation_images_into_class_folders(root, script):
         prepare.prepare(root / "imagenet", root / "x", ["n99"], None)
     with pytest.raises(SystemExit, match="--val-labels"):
         prepare.prepare(source, root / "y", None, None)
+
+
+def test_the_list_of_imagenet100_is_the_published_one(script):
+    listed = script("prepare_imagenet").read_classes(
+        Path(__file__).parents[2] / "datasets/imagenet100_classes.txt"
+    )
+    assert len(set(listed)) == len(listed) == 100 and listed == sorted(listed)
+    assert all(len(name) == 9 and name[0] == "n" and name[1:].isdigit() for name in listed)
+    # Of all hundred in the order of their names: a changed digit changes it.
+    assert zlib.crc32("\n".join(listed).encode()) == 519_077_928
 
 
 def test_voc_becomes_coco(voc, script):

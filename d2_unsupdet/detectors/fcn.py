@@ -105,6 +105,7 @@ class DilatedFCNHead(nn.Module):
             )
         )
         self.predictor = nn.Conv2d(channels, num_classes, kernel_size=1)
+        assert self.predictor.bias is not None
         for layer in self.convs:
             weight_init.c2_msra_fill(layer)
         nn.init.normal_(self.predictor.weight, std=0.01)

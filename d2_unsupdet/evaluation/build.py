@@ -4,16 +4,11 @@ import importlib.util
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from detectron2.evaluation import (
-    CityscapesInstanceEvaluator,
-    CityscapesSemSegEvaluator,
-    DatasetEvaluator,
-    DatasetEvaluators,
-    SemSegEvaluator,
-)
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, SemSegEvaluator
 
 from d2_unsupdet.data import catalog
 from d2_unsupdet.errors import UserError, nearest
+from d2_unsupdet.evaluation.cityscapes import CityscapesInstances, CityscapesSemantics
 from d2_unsupdet.evaluation.clustering import ClusteringEvaluator
 from d2_unsupdet.evaluation.coco import CocoEvaluator
 from d2_unsupdet.evaluation.lvis import LvisEvaluator
@@ -144,6 +139,6 @@ _BUILDERS: dict[str, Callable[..., DatasetEvaluator]] = {
     "pascal_voc": _voc,
     "sem_seg": _sem_seg,
     "clustering": _clustering,
-    "cityscapes_instance": _cityscapes(CityscapesInstanceEvaluator),
-    "cityscapes_sem_seg": _cityscapes(CityscapesSemSegEvaluator),
+    "cityscapes_instance": _cityscapes(CityscapesInstances),
+    "cityscapes_sem_seg": _cityscapes(CityscapesSemantics),
 }

@@ -10,6 +10,7 @@ from detectron2.data import detection_utils
 from detectron2.structures import BoxMode, PolygonMasks
 
 from d2_unsupdet.data import get_dataset
+from d2_unsupdet.data.readers.cityscapes import train_ids
 from d2_unsupdet.data.readers.voc import VOC_CLASSES
 
 CITYSCAPES_IDS = (24, 25, 26, 27, 28, 31, 32, 33)  # person .. bicycle in labelIds
@@ -140,7 +141,10 @@ def write_cityscapes(root: Path, splits: dict[str, list[dict]]) -> None:
                 ids[mask.tensor[0].numpy()] = (
                     CITYSCAPES_IDS[annotation["category_id"]] * 1000 + place
                 )
-            cv2.imwrite(str(labels / f"{stem}_gtFine_instanceIds.png"), ids)
+            kinds = np.where(ids >= 1000, ids // 1000, ids).astype(np.uint8)
+            maps = {"instanceIds": ids, "labelIds": kinds, "labelTrainIds": train_ids(kinds)}
+            for name, values in maps.items():
+                cv2.imwrite(str(labels / f"{stem}_gtFine_{name}.png"), values)
 
 
 def write_imagenet(root: Path, records: list[dict]) -> None:

@@ -1,5 +1,6 @@
 """Every architecture on every format it is used with: trained, scored, resumed to equal bits."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -45,6 +46,14 @@ PAIRED = [
     "dataloader.train.total_batch_size=4",
     "dataloader.train.mapper.size=32",
     "dataloader.train.mapper.min_overlap_side=4",
+]
+SEMANTIC = [
+    *COMMON,
+    "dataloader.train.total_batch_size=2",
+    "dataloader.train.mapper.augmentations.0.size=65",
+    "dataloader.test.num_workers=0",
+    "train.pictures=1",
+    "model.backbone.stages.depth=18",
 ]
 SMALL_ROI = ["model.roi_heads.batch_size_per_image=8"]
 
@@ -95,16 +104,34 @@ def run_and_resume(config: str, output: Path, *overrides: str) -> dict:
         ("finetune/coco/mask_rcnn_r50_fpn_1x.py", FPN + SMALL_ROI, {"bbox", "segm"}),
         ("finetune/coco/mask_rcnn_r50_c4_1x.py", C4, {"bbox", "segm"}),
         ("finetune/coco/retinanet_r50_fpn_1x.py", FPN, {"bbox"}),
-        ("finetune/cityscapes/mask_rcnn_r50_fpn.py", FPN + SMALL_ROI, {"bbox", "segm"}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_detectors(config, options, scores, data, tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(data))
     options = [*DETECTION, *options]
-    if "cityscapes" in config:  # its own scores need a package that is not core
-        options += ["dataloader.evaluator._target_=d2_unsupdet.evaluation.CocoEvaluator"]
     assert set(run_and_resume(config, tmp_path, *options)["result"]) == scores
+
+
+CITYSCAPES = [  # recipe, options, score of Cityscapes' own scripts, evaluator without them, scores
+    ("mask_rcnn_r50_fpn.py", [*DETECTION, *FPN, *SMALL_ROI], ("segm", "AP50"),
+     "d2_unsupdet.evaluation.CocoEvaluator", {"bbox", "segm"}),
+    ("fcn_r50_90k.py", SEMANTIC, ("sem_seg", "iIoU"),
+     "detectron2.evaluation.SemSegEvaluator", {"sem_seg"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("config, options, score, evaluator, scores", CITYSCAPES)
+def test_cityscapes(config, options, score, evaluator, scores, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(data))
+    other = f"dataloader.evaluator._target_={evaluator}"
+    if importlib.util.find_spec("cityscapesscripts") is None:
+        summary = run_and_resume(f"finetune/cityscapes/{config}", tmp_path, *options, other)
+        assert set(summary["result"]) == scores
+        return
+    summary = run_and_resume(f"finetune/cityscapes/{config}", tmp_path, *options)
+    task, metric = score
+    assert set(summary["result"]) == {task} and metric in summary["result"][task]
 
 
 OWN_LABELS = "coco:coco/annotations/instances_train2017.json@coco/train2017"

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from detectron2.data import DatasetFromList
+from detectron2.data.samplers import RepeatFactorTrainingSampler
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
@@ -52,11 +53,15 @@ class MappedDataset(Dataset):
         """The mapped record at a position, or of the next readable image."""
         bad: list[str] = []
         boxless: list[str] = []
+        # A second copy in one epoch is cut and coloured otherwise; the first as if it were alone.
+        copy = [position.copy] if position.copy else []
         for step in range(min(NEIGHBOURS, len(self))):
             index = (position.index + step) % len(self)
             record = {**self.records[index], "epoch": position.epoch, "index": index}
+            if copy:
+                record["copy"] = position.copy
             try:
-                with seeded(self.seed, position.epoch, index):
+                with seeded(self.seed, position.epoch, index, *copy):
                     sample = self.mapper(record)
             except BadImage as error:
                 (boxless if isinstance(error, NoBoxes) else bad).append(str(error))
@@ -201,6 +206,7 @@ def build_train_loader(
     seed: int = 0,
     num_workers: int = 2,
     aspect_ratio_grouping: bool = False,
+    repeat_threshold: float | None = None,
 ) -> TrainLoader:
     """Loader of a training set; with aspect grouping the records need `width` and `height`.
 
@@ -211,13 +217,32 @@ def build_train_loader(
         seed: of the order and of every augmentation.
         num_workers: loading processes for each training process.
         aspect_ratio_grouping: keep landscape and portrait images in separate batches.
+        repeat_threshold: show images of rare classes oftener, as LVIS does: those of a class that a
+            share f of the images holds, f below this, sqrt(this / f) times as often (LVIS: 0.001).
     """
     landscape = None
     if aspect_ratio_grouping:
         landscape = [record["width"] > record["height"] for record in dataset]
-    plan = BatchPlan(seed=seed, size=len(dataset), batch=total_batch_size, landscape=landscape)
+    plan = BatchPlan(
+        seed=seed,
+        size=len(dataset),
+        batch=total_batch_size,
+        landscape=landscape,
+        weights=_repeat_factors(dataset, repeat_threshold) if repeat_threshold else None,
+    )
     mapped = MappedDataset(dataset, mapper, seed=seed)
     return TrainLoader(dataset=mapped, plan=plan, num_workers=num_workers)
+
+
+def _repeat_factors(dataset: Sequence[dict], threshold: float) -> list[float]:
+    """Of each image its rarest class's."""
+    if not all("annotations" in record for record in dataset):
+        raise UserError(
+            f"dataloader.train.repeat_threshold={threshold} counts classes, but the images come "
+            "without labels; leave it out."
+        )
+    count = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency
+    return count(list(dataset), threshold).tolist()
 
 
 class _TestSet(Dataset):

@@ -19,10 +19,11 @@ WINDOW = 32
 
 @dataclass(frozen=True)
 class Position:
-    """Where a sample stands: which pass over the data, and which image."""
+    """Where a sample stands: which pass over the data, which image, and which time in that pass."""
 
     epoch: int
     index: int
+    copy: int = 0
 
 
 class BatchPlan:
@@ -36,25 +37,44 @@ class BatchPlan:
         size: images in the data set.
         batch: images an optimizer step sees, over all ranks and micro-batches.
         landscape: for each image whether it is wider than high; given, batches hold one kind.
+        weights: for each image how often it is drawn compared with the others; an epoch keeps its
+            length, so an image may be missing from one and stand in another twice.
     """
 
     def __init__(
-        self, *, seed: int, size: int, batch: int, landscape: Sequence[bool] | None = None
+        self,
+        *,
+        seed: int,
+        size: int,
+        batch: int,
+        landscape: Sequence[bool] | None = None,
+        weights: Sequence[float] | None = None,
     ) -> None:
         if size < 1 or batch < 1:
             raise ValueError(f"a plan needs images and a batch: got size {size}, batch {batch}")
         self.seed, self.size, self.batch = seed, size, batch
         self._landscape = None if landscape is None else np.asarray(landscape, dtype=bool)
+        self._weights = None if weights is None else np.asarray(weights, dtype=np.float64)
         # Per-instance caches: an epoch's permutation is drawn once, not once a sample.
         self._permutation = lru_cache(maxsize=4)(self._draw_permutation)
         self._window = lru_cache(maxsize=2)(self._group_window)
 
-    def _draw_permutation(self, epoch: int) -> np.ndarray:
-        return generator(self.seed, "epoch", epoch).permutation(self.size)
+    def _draw_permutation(self, epoch: int) -> np.ndarray:  # (size, 2): image and copy
+        rng = generator(self.seed, "epoch", epoch)
+        order = rng.permutation(self.size)
+        if self._weights is None:
+            return np.stack([order, np.zeros_like(order)], axis=1)
+        # Even steps along the images, each as long as its share of the epoch: it is hit as often
+        # as that share, rounded down or up, and by no more chance than that.
+        ends = np.cumsum(self._weights[order])
+        steps = (np.arange(self.size) + rng.random()) * (ends[-1] / self.size)
+        places = np.searchsorted(ends[:-1], steps, side="right")
+        copies = np.arange(self.size) - np.searchsorted(places, places)
+        return rng.permutation(np.stack([order[places], copies], axis=1))
 
     def _stream(self, start: int, count: int) -> list[Position]:
         places = (divmod(p, self.size) for p in range(start, start + count))
-        return [Position(epoch, int(self._permutation(epoch)[i])) for epoch, i in places]
+        return [Position(epoch, *map(int, self._permutation(epoch)[i])) for epoch, i in places]
 
     def _group_window(self, window: int) -> list[list[Position]]:
         assert self._landscape is not None

@@ -6,4 +6,5 @@ from typing import Any
 
 def identity(record: Mapping[str, Any]) -> dict[str, Any]:
     """File, id and place in the data set, as far as they are known."""
-    return {k: record[k] for k in ("file_name", "image_id", "index", "epoch") if k in record}
+    keys = "file_name", "image_id", "index", "epoch", "copy"
+    return {k: record[k] for k in keys if k in record}

@@ -85,7 +85,9 @@ class FiniteGuard:
             "seed": self.seed,
             "rank": rank,
             "reason": reason,
-            "positions": [(s.get("epoch", 0), s.get("index", 0)) for s in batch],
+            "positions": [
+                tuple(s.get(key, 0) for key in ("epoch", "index", "copy")) for s in batch
+            ],
             "files": files,
         }
         path = self.output_dir / f"capture_step{step:07d}_rank{rank}.pth"

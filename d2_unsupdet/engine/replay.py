@@ -38,7 +38,7 @@ def replay(path: Path) -> dict[str, float]:
         plan = loader.plan
         length = to_iterations(cfg.train.max_iter, size=plan.size, batch=plan.batch)
         model.progress = capture["step"] / length  # type: ignore[assignment]
-    batch = [loader.dataset[Position(epoch, index)] for epoch, index in capture["positions"]]
+    batch = [loader.dataset[Position(*place)] for place in capture["positions"]]
     size = len(batch) // cfg.train.accumulate
     device = next(model.parameters()).device
     amp = cfg.train.amp

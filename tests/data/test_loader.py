@@ -9,6 +9,7 @@ import torch
 from d2_unsupdet.data.images import BadImage
 from d2_unsupdet.data.loader import build_test_loader, build_train_loader, pack, unpack
 from d2_unsupdet.data.plan import Position
+from d2_unsupdet.errors import UserError
 
 RECORDS = [{"file_name": f"{i}.jpg", "image_id": i} for i in range(40)]
 
@@ -90,3 +91,35 @@ def test_a_test_set_is_read_once_in_order_without_its_bad_image(batch_size):
     loader = build_test_loader(dataset=RECORDS, mapper=mapper, batch_size=batch_size, num_workers=0)
     ids = [sample["image_id"] for batch in loader for sample in batch]
     assert ids == [i for i in range(40) if i != 7]
+
+
+def labelled(count, classes_of):
+    return [
+        {**RECORDS[i], "image_id": 100 + i,
+         "annotations": [{"category_id": c} for c in classes_of(i)]}
+        for i in range(count)
+    ]  # fmt: skip
+
+
+def test_images_of_rare_classes_come_oftener_and_each_time_otherwise():
+    # Class 1 is in one image of 40: below 0.4 it is shown sqrt(0.4 / 0.025) = 4 times as often.
+    dataset = labelled(40, lambda i: [0] if i else [0, 1])
+    loader = build_train_loader(
+        dataset=dataset, mapper=mapper, total_batch_size=40, num_workers=0, repeat_threshold=0.4
+    )
+    batches = loader.from_step(0)
+    rare = [[s for s in next(batches) if s["index"] == 0] for _ in range(30)]
+    # 4 of the 43 shares of an epoch of 40: 3.7 times.
+    assert {len(found) for found in rare} == {3, 4}
+    assert np.mean([len(found) for found in rare]) == pytest.approx(160 / 43, abs=0.25)
+    first, second = rare[0][:2]
+    assert not torch.equal(first["noise"], second["noise"])
+    assert sorted(s.get("copy", 0) for s in rare[0]) == list(range(len(rare[0])))
+    for sample in rare[0]:  # found again by its place
+        place = Position(sample["epoch"], sample["index"], sample.get("copy", 0))
+        assert torch.equal(loader.dataset[place]["noise"], sample["noise"])
+
+
+def test_a_repeat_threshold_needs_labels():
+    with pytest.raises(UserError, match="repeat_threshold=0.1 counts classes, but the images"):
+        build_train_loader(dataset=RECORDS, mapper=mapper, total_batch_size=4, repeat_threshold=0.1)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from d2_unsupdet.data.plan import WINDOW, BatchPlan
+from d2_unsupdet.seeding import generator
 
 
 def indices(plan: BatchPlan, steps: range) -> list[int]:
@@ -56,3 +57,32 @@ def test_aspect_groups_mix_at_most_one_batch_a_window_and_lose_no_image():
 def test_a_batch_larger_than_the_data_repeats_images():
     plan = BatchPlan(seed=0, size=3, batch=7)
     assert [p.epoch for p in plan[0]] == [0, 0, 0, 1, 1, 1, 2]
+
+
+def test_weights_set_how_often_an_image_is_drawn_and_keep_the_epochs_length():
+    weights = [1, 1, 1, 1, 1, 1, 1, 1, 4, 8]  # of 10 draws: half, half, ..., two, four
+    plan = BatchPlan(seed=0, size=10, batch=10, weights=weights)
+    drawn = np.zeros((200, 10), int)
+    for epoch in range(200):
+        places = plan[epoch]
+        assert {p.epoch for p in places} == {epoch} and len(set(places)) == 10
+        for index in range(10):
+            copies = sorted(p.copy for p in places if p.index == index)
+            assert copies == list(range(len(copies)))
+            drawn[epoch, index] = len(copies)
+    assert (drawn[:, 8] == 2).all() and (drawn[:, 9] == 4).all()  # whole shares leave no chance
+    assert set(drawn[:, :8].ravel()) == {0, 1}
+    assert drawn[:, :8].mean(axis=0) == pytest.approx(0.5, abs=0.12)
+    assert len({tuple(row) for row in drawn[:, :8]}) > 50  # not always the same neighbours
+
+
+def test_equal_weights_are_every_image_once():
+    plan = BatchPlan(seed=0, size=50, batch=50, weights=[3.0] * 50)
+    assert sorted(indices(plan, range(1))) == list(range(50))
+    assert {p.copy for p in plan[0]} == {0}
+
+
+def test_a_plan_without_weights_is_what_it_was():
+    """The order of a run that goes on under a newer version."""
+    rng = [generator(5, "epoch", epoch).permutation(9).tolist() for epoch in (0, 1)]
+    assert indices(BatchPlan(seed=5, size=9, batch=9), range(2)) == sum(rng, [])

@@ -106,7 +106,7 @@ class AnswerPictures:
         return self._boxes(name, record, found["instances"]) if "instances" in found else None
 
     def _boxes(self, name: str, record: dict, answer: Instances) -> Drawn:
-        truth = as_it_is(record)
+        truth = as_it_is(record, masks=answer.has("pred_masks"))
         real, names, top = truth.get("instances"), self.class_names, None
         if getattr(self.evaluator, "class_agnostic", False):
             # Of a detector that only was pretrained the order says more than the scores.

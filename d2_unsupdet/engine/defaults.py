@@ -57,6 +57,7 @@ TRAIN: dict[str, Any] = dict(
     refresh=dict(period=0, start=""),
     log_period=20,
     writers=["tensorboard"],
+    report=True,  # report.html in the run folder at the end
     pictures=8,  # of each kind, for the report and TensorBoard; 0 draws nothing
     # Share of unreadable images, or of samples drawn that are left without boxes, that ends a run.
     max_bad_images=0.01,

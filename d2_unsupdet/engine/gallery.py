@@ -20,7 +20,7 @@ class Drawn:
     Args:
         name: of the image, the same in every run.
         image: RGB.
-        caption: one sentence.
+        caption: what it shows; when is added.
         value: what the group is sorted by.
         alt: for who cannot see it.
     """
@@ -57,7 +57,7 @@ class Gallery:
             self.run_dir,
             group,
             drawn.image,
-            drawn.caption,
+            drawn.caption + (f", after {iteration} steps" if iteration else ""),
             value=drawn.value,
             iteration=iteration,
             name=drawn.name,

@@ -40,6 +40,9 @@ def image_losses(model: nn.Module, sample: dict[str, Any], *, place: int) -> dic
         if devices:
             torch.cuda.manual_seed(derive_seed("image loss", place))
         losses = model([sample])
+    for key in extra_state(model).keys() - extra.keys():  # before the first step there is none
+        path, _, name = key.rpartition(".")
+        delattr(model.get_submodule(path), name)
     load_extra_state(model, extra)
     return {name: float(value) for name, value in losses.items()}
 

@@ -21,8 +21,6 @@ from d2_unsupdet.priors.generation import Generation
 
 FEW = 3  # images: each takes many panels
 QUERIES = 3
-THRESHOLD = 0.3
-GRID = [(x, y) for y in (0.3, 0.7) for x in (0.3, 0.7)]  # where no query is sure
 MOST_CELLS = 2500  # a cut takes its square in memory; JoinDet's 480 x 800 pixels have 1500
 
 
@@ -53,10 +51,11 @@ class InsightPictures:
         names = ["object"] * detector.heads.num_classes if pretext else self.class_names
         for name, record, image in self._readable():
             trace = trace_attention(detector, [self.mapper(dict(record))])
-            queries = trace.best(count=QUERIES, threshold=0.0 if pretext else THRESHOLD)
-            points = [query.center for query in queries] or GRID[:QUERIES]
+            # Unsure ones too: early in a run none is sure, and their scores are in the picture.
+            queries = trace.best(count=QUERIES, threshold=0.0)
+            points = [query.center for query in queries]
             drawn = draw_attention(image, trace, queries, points, names)
-            alt = f"{name}: attention of {len(queries)} queries and {len(points)} places"
+            alt = f"{name}: attention of the {len(queries)} surest queries and of their places"
             yield Drawn(name, drawn, f"{name}: attention of the last layers", alt=alt)
 
     def eigen(self, model: nn.Module) -> Iterator[Drawn]:

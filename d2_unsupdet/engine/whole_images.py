@@ -28,9 +28,9 @@ def whole_image_mapper(cfg: DictConfig) -> Any:
     return DetectionMapper(is_train=False, augmentations=[resize])
 
 
-def as_it_is(record: dict[str, Any]) -> dict[str, Any]:
-    """The image in its own size, with its objects and their masks if it has any."""
-    masks = any("segmentation" in a for a in record.get("annotations", ()))
+def as_it_is(record: dict[str, Any], *, masks: bool = False) -> dict[str, Any]:
+    """The image in its own size, with its objects if it has any, and with their masks if asked."""
+    masks = masks and any("segmentation" in a for a in record.get("annotations", ()))
     mapper = DetectionMapper(
         is_train=True, augmentations=[], use_instance_mask=masks, instance_mask_format="bitmask"
     )

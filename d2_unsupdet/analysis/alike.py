@@ -1,7 +1,8 @@
-"""Images that look alike to a backbone: cosines of its last stage's mean, as the k-NN probe has it.
+"""Images that look alike to a backbone: cosines of its last stage's mean over all places.
 
 `neighbours.py` compares whole maps, place by place, for a figure; this keeps one short row an image
-and answers for images that come later.
+and answers for images that come later. The gallery's mean is taken off first: features behind a
+ReLU point all one way, and what every image shares tells none from another.
 """
 
 import io
@@ -70,15 +71,17 @@ class Gallery:
         return bad
 
     def features(self, images: Sequence[np.ndarray]) -> Tensor:
-        """(images, channels) rows of length one, of RGB pixels of any size."""
+        """(images, channels) of RGB pixels of any size."""
         pixels, _ = stack([Sample(image, "") for image in images], self.side)
-        return F.normalize(self.net(pixels)[self.stage].mean((2, 3)).float(), dim=1).cpu()
+        return self.net(pixels)[self.stage].mean((2, 3)).float().cpu()
 
     def nearest(
         self, image: np.ndarray, *, count: int = 8, without: int | None = None
     ) -> list[Alike]:
         """The most similar images, best first; `without` leaves one of them out."""
-        cosines = self._rows @ self.features([image])[0]
+        mean = self._rows.mean(0)
+        asked = F.normalize(self.features([image]) - mean, dim=1)
+        cosines = F.normalize(self._rows - mean, dim=1) @ asked[0]
         if without is not None:
             cosines[without] = -torch.inf
         values, indices = cosines.topk(min(count, len(self) - (without is not None)))

@@ -5,7 +5,7 @@ in 0..1 of the image without its padding, the coordinates of the detector's boxe
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -93,7 +93,7 @@ class Trace:
     boxes: Tensor
     from_tokens: Callable[[Tensor], Any] | None
     from_queries: Any
-    answers: list[Instances]
+    answers: list[Instances] = field(default_factory=list)
 
     def best(self, *, image: int = 0, count: int = 3, threshold: float = 0.5) -> list[Query]:
         """The surest queries at or above the threshold; of those on one object only the first."""

@@ -89,6 +89,7 @@ function show(answer, name) {
   at("picture").style.maxWidth = `calc(72vh * ${answer.width / answer.height})`;
   at("result").hidden = false;
   at("found").hidden = !about.boxes;
+  at("result").classList.toggle("alone", !about.boxes);
   if (about.boxes) {
     setSlider();
     drawBoxes();
@@ -132,14 +133,24 @@ function drawBoxes() {
   at("count").textContent = boxes.length === 1 ? "1 box" : `${boxes.length} boxes`;
   at("none").hidden = boxes.length > 0;
   const best = seen.boxes[0]?.score;
-  at("none").textContent =
-    best === undefined ? "Nothing was found." : `No box scores that high: the surest has ${best.toFixed(2)}.`;
+  at("none").replaceChildren(...(best === undefined ? ["Nothing was found."] : lower(best)));
   const words = boxes.slice(0, 8).map((one) => `${nameOf(one)} ${one.score.toFixed(2)}`).join(", ");
   const more = boxes.length > 8 ? ` and ${boxes.length - 8} more` : "";
   at("image").alt = `${at("name").textContent}, ${at("count").textContent}${words ? `: ${words}${more}` : ""}`;
   at("boxes").replaceChildren(...boxes.map(frame));
   at("list").replaceChildren(...boxes.map(row));
   choose(chosen < boxes.length ? chosen : -1);
+}
+
+// A way on where the threshold leaves nothing.
+function lower(best) {
+  const button = make("button", { type: "button", id: "lower" }, "Show the surest five");
+  button.addEventListener("click", () => {
+    at("slider").value = Math.floor(100 * (seen.boxes[4] ?? seen.boxes.at(-1)).score) / 100;
+    drawBoxes();
+    at("list").querySelector("button")?.focus();
+  });
+  return [`No box scores that high: the surest has ${best.toFixed(2)}. `, button];
 }
 
 function frame(one, number) {
@@ -190,9 +201,9 @@ function choose(number) {
 
 function drawAttention(one) {
   const attention = one?.attention;
-  at("points").hidden = !attention?.points;
+  at("points").toggleAttribute("hidden", !attention?.points); // SVG has no property of that name
   at("heat").hidden = !attention?.heat;
-  at("legend").hidden = !about.attention;
+  at("legend").hidden = !about.attention || !kept().length;
   at("legend").replaceChildren(...legend(one));
   if (attention?.points) drawPoints(attention, one);
   if (attention?.heat) drawHeat(attention, one);

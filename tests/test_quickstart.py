@@ -10,6 +10,7 @@ import pytest
 from d2_unsupdet.engine.config import load_config
 from d2_unsupdet.engine.run import prepare
 from d2_unsupdet.errors import UserError
+from tests.data.miniature import write_image
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -86,6 +87,28 @@ def test_own_images_have_boxes_of_their_own(quickstart, tmp_path):
     stores = [commands[0][4] for commands in found]
     assert stores[0] != stores[1] and all("boxes/images-" in store for store in stores)
     assert f"dataloader.train.dataset.names=folder:{tmp_path / 'one/images'}" in found[0][1]
+
+
+def test_own_labels_are_trained_on_and_own_tests_are_scored(quickstart, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, classes in (("few", "ab"), ("val", "ab"), ("other", "xb")):
+        write_image(tmp_path / "images/a.jpg")
+        images = [{"id": 0, "file_name": "a.jpg", "width": 20, "height": 10}]
+        content = {"images": images, "annotations": []}
+        content["categories"] = [{"id": k, "name": c} for k, c in enumerate(classes)]
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    own = "--data", "images", "--labels", "coco:few.json@images"
+    _, pretrain, finetune, scratch, _ = quickstart(*own, "--test", "coco:val.json@images")
+    few, val = (f"coco:{tmp_path}/{name}.json@{tmp_path}/images" for name in ("few", "val"))
+    for arguments in (finetune, scratch):
+        assert f"dataloader.train.dataset.names={few}" in arguments
+        assert "dataloader.train.dataset.subset=null" in arguments  # the recipe draws 50
+    for arguments in (pretrain, finetune, scratch):
+        assert f"dataloader.test.dataset.names={val}" in arguments
+    with pytest.raises(UserError, match="only the first has 'a' and only the second has 'x'"):
+        quickstart(*own, "--test", "coco:other.json@images")
+    with pytest.raises(UserError, match="give both"):
+        quickstart(*own)
 
 
 def test_the_route_of_a_backbone_is_still_there(quickstart):

@@ -3,6 +3,7 @@
 
     python tools/quickstart.py                        # a whole detector, on the embedded images
     python tools/quickstart.py --data /path/to/images # pretrain on a folder of your own
+    python tools/quickstart.py --data images --labels coco:few.json@images --test voc:labelled@val
     python tools/quickstart.py --backbone             # MoCo v2 and a Faster R-CNN instead
 
 Every step is a command that you could type; it is printed before it runs. What it shows at this
@@ -105,11 +106,47 @@ def find_boxes(source: str, output: Path) -> list[str]:
     return [f"dataloader.train.mapper.source.path={store}"]
 
 
+def absolute(name: str) -> str:
+    """The commands run in the repository: paths of a name are those of the current folder."""
+    kind, _, rest = name.partition(":")
+    first, at, second = rest.rpartition("@")
+    if kind not in ("coco", "voc") or not at:
+        return name
+    parts = [first, second] if kind == "coco" else [first]
+    found = [str(catalog.locate(part).resolve()) for part in parts]
+    return f"{kind}:{found[0]}@{found[1] if kind == 'coco' else second}"
+
+
+def own_labels(args: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """Overrides for labels of one's own: of the pretraining, and of the finetuning."""
+    if not (args.labels or args.test):
+        return [], []
+    if not (args.labels and args.test):
+        raise UserError("--labels are trained on and --test is scored: give both, or neither.")
+    labels, test = absolute(args.labels), absolute(args.test)
+    found = [catalog.class_names(name) for name in (labels, test)]
+    if found[0] != found[1]:
+        raise UserError(
+            f"--labels {args.labels} and --test {args.test} have different classes: "
+            f"{catalog.classes_apart(*found)}; give data of the same classes."
+        )
+    scored = f"dataloader.test.dataset.names={test}"
+    trained = [
+        f"dataloader.train.dataset.names={labels}",
+        "dataloader.train.dataset.subset=null",
+    ]
+    return [scored], [*trained, scored]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", help="a folder of images to pretrain on; default: toy scenes")
+    parser.add_argument(
+        "--labels", metavar="NAME", help="labelled images, coco:FILE@IMAGES or voc:FOLDER@LIST"
+    )
+    parser.add_argument("--test", metavar="NAME", help="of the same classes, to be scored")
     parser.add_argument("--backbone", action="store_true", help="pretrain a backbone alone")
     parser.add_argument("--output", type=Path, help="default: output/quickstart[-backbone]")
     parser.add_argument("--steps", type=float, default=1.0, help="factor on all run lengths")
@@ -125,15 +162,19 @@ def main() -> None:
         source = f"folder:{Path(args.data).resolve()}"
         catalog.check(source)
 
+    on_test, on_labels = own_labels(args)
+    if args.backbone:
+        on_test = []  # nothing is scored before there is a detector
+
     pretrain, finetune, scratch = (output / n for n in ("pretrain", "finetune", "scratch"))
     for folder in (pretrain, finetune, scratch):
         check_replaceable(folder)
     boxes = find_boxes(source, output) if route.boxes else []
     names = f"dataloader.train.dataset.names={source}"
     weights = f"train.init_checkpoint={pretrain / 'export.safetensors'}"
-    train(route.pretrain, pretrain, names, *boxes, *shortened(route.pretrain, args.steps))
-    train(route.finetune, finetune, weights, *shortened(route.finetune, args.steps))
-    train(route.scratch, scratch, *shortened(route.scratch, args.steps))
+    train(route.pretrain, pretrain, names, *boxes, *on_test, *shortened(route.pretrain, args.steps))
+    train(route.finetune, finetune, weights, *on_labels, *shortened(route.finetune, args.steps))
+    train(route.scratch, scratch, *on_labels, *shortened(route.scratch, args.steps))
     report = output / "report.html"
     run(
         "-m",
@@ -144,7 +185,8 @@ def main() -> None:
         "--out",
         str(report),
     )
-    print("\nAP and AP50 on the embedded validation images, 50 labelled images, one seed:")
+    usual = "the embedded validation images, 50 labelled images"
+    print(f"\nAP and AP50 on {args.test or usual}, one seed:")
     for path in (finetune, scratch):
         result = json.loads((path / "summary.json").read_text())["result"]["bbox"]
         print(f"  {path.name:9s} AP {result['AP']:5.1f}   AP50 {result['AP50']:5.1f}")

@@ -13,6 +13,7 @@ from d2_unsupdet import env
 from d2_unsupdet.analysis.runs import flatten
 from d2_unsupdet.checkpoint.files import atomic_write, sha256, write_json
 from d2_unsupdet.checkpoint.report import LoadReport
+from d2_unsupdet.data import catalog
 from d2_unsupdet.data.annotations import report_bad_boxes
 from d2_unsupdet.data.plan import BatchPlan
 from d2_unsupdet.data.subsets import save_ids
@@ -20,7 +21,9 @@ from d2_unsupdet.engine.build import Hooks
 from d2_unsupdet.engine.config import dump_config, scored_set
 from d2_unsupdet.engine.schedule import describe
 from d2_unsupdet.engine.trainer import Trainer, unwrap
+from d2_unsupdet.errors import UserError
 
+SHOWN_CLASSES = 12
 logger = logging.getLogger("d2_unsupdet.run")
 
 
@@ -86,11 +89,23 @@ def say_start(
         "device": f"{trainer.device.type} x {trainer.world}, {amp}",
         "output": options.output_dir,
     }
+    if objects is not None:
+        rows["classes"] = classes_text(cfg.dataloader.train.dataset.names)
     warn_of_repeats(plan)
     if trainer.frozen.parameters:
         rows["frozen"] = str(trainer.frozen)
     for name, text in rows.items():
         logger.info("%-9s %s", name, text)
+
+
+def classes_text(names: catalog.Names) -> str:
+    """Number and names, so that mixed-up labels are seen before hours are spent on them."""
+    try:
+        classes = catalog.class_names(names, "thing")
+    except UserError:  # registered elsewhere, without names
+        return "without names"
+    more = ", ..." if len(classes) > SHOWN_CLASSES else ""
+    return f"{len(classes):,}: {', '.join(classes[:SHOWN_CLASSES])}{more}"
 
 
 def warn_of_repeats(plan: BatchPlan) -> None:

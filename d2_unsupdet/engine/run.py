@@ -9,6 +9,7 @@
 import json
 import logging
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from d2_unsupdet.engine.checks import prepare
 from d2_unsupdet.engine.config import to_plain
 from d2_unsupdet.engine.digest import state_digest
 from d2_unsupdet.engine.objects import training_objects
+from d2_unsupdet.engine.own_report import leave_report
 from d2_unsupdet.engine.scored_weights import (
     keep_results_apart,
     load_file,
@@ -52,6 +54,8 @@ def train(plain: dict, options: Mapping[str, Any]) -> None:
     cfg = OmegaConf.create(plain, flags={"allow_objects": True})
     output = Path(cfg.train.output_dir)
     _set_up_logging(output)
+    # Pillow's arrays cannot be written to; the mirrors of fvcore, which PyTorch warns, only read.
+    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
     begin = time.monotonic()
 
     model = build_model(cfg)
@@ -101,6 +105,8 @@ def train(plain: dict, options: Mapping[str, Any]) -> None:
             digest=digest,
             seconds=time.monotonic() - begin,
         )
+        if cfg.train.report:
+            leave_report(output)
         logger.info("final state sha256 %s", digest)
 
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
 
 from d2_unsupdet.detectors.boxes import full_precision, to_xyxy
 from d2_unsupdet.detectors.structures import Detections
+from d2_unsupdet.detectors.suppression import grouped_nms
 from d2_unsupdet.detectors.transfer import to_device
 
 Sizes = Sequence[tuple[int, int]]
@@ -67,7 +67,7 @@ class SuppressedPairs:
         result = []
         for s, c, b in zip(scores, labels, pixels, strict=True):
             # Classes are told apart by an offset: with many of them float32 would round the boxes.
-            kept = batched_nms(b.double(), s.double(), c, self.threshold)[: self.detections]
+            kept = grouped_nms(b.double(), s.double(), c, self.threshold)[: self.detections]
             result.append(Detections(s[kept], c[kept], b[kept]))
         return result
 

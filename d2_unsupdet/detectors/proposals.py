@@ -10,13 +10,13 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import batched_nms
 
 from d2_unsupdet.detectors.boxes import full_precision, to_xyxy
 from d2_unsupdet.detectors.encoder import token_centres
 from d2_unsupdet.detectors.heads import box_head
 from d2_unsupdet.detectors.layers import xavier
 from d2_unsupdet.detectors.structures import Encoded, ProposalSet
+from d2_unsupdet.detectors.suppression import grouped_nms
 
 Shapes = Sequence[tuple[int, int]]
 
@@ -64,9 +64,8 @@ class SpreadTokens(nn.Module):
         chosen = quota | (rest & (rest.cumsum(1) <= room))
         # With too few survivors: plain best, as the original.
         enough = kept.sum(1, keepdim=True) >= count
-        chosen = torch.where(
-            enough, chosen, torch.arange(rank.shape[1], device=rank.device) < count
-        )
+        best = torch.arange(rank.shape[1], device=rank.device) < count
+        chosen = (enough & chosen) | (~enough & best)
         first = chosen.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :count]
         return order.gather(1, first)
 
@@ -83,7 +82,7 @@ class SpreadTokens(nn.Module):
         # Image by image: what survives must not depend on the others of the batch.
         for image, tokens in enumerate(index):
             scores = rank[image, tokens]
-            left = batched_nms(corners[image, tokens], scores, level[tokens], self.threshold)
+            left = grouped_nms(corners[image, tokens], scores, level[tokens], self.threshold)
             kept[image, tokens[left]] = scores[left] > -math.inf
         return kept
 

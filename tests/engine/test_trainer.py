@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from d2_unsupdet.data.images import BadImage, NoBoxes
+from d2_unsupdet.data.plan import Position
 from d2_unsupdet.engine.digest import state_digest
 from d2_unsupdet.engine.ema import ModelEMA
 from d2_unsupdet.engine.guard import FiniteGuard, NotFinite
@@ -114,7 +115,7 @@ def test_a_loss_that_is_not_finite_leaves_the_weights(make_trainer, records, tmp
     message = str(caught.value)
     assert f"loss_bad not finite at step {first}" in message and f"{poisoned}.jpg" in message
     capture = torch.load(tmp_path / f"capture_step{first:07d}_rank0.pth", weights_only=True)
-    assert capture["positions"][0] == (plan[first][0].epoch, plan[first][0].index)
+    assert Position(*capture["positions"][0]) == plan[first][0]
     assert capture["config"] == {"train": {"seed": 0}}
     assert torch.equal(capture["model"]["layers.0.weight"], trainer.model.layers[0].weight)
 

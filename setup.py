@@ -34,6 +34,10 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["d2_unsupdet", "d2_unsupdet.*"]),
+    package_data={
+        "d2_unsupdet.analysis": ["page/*"],  # of the report
+        "d2_unsupdet.protocols": ["tables/*"],  # rows of the papers
+    },
     python_requires=">=3.11",
     # Lower bounds: torch 2.4 is the oldest we support, torchvision its sibling, NumPy the first
     # release for Python 3.11. One OpenCV wheel only: two of them overwrite each other's files.

@@ -1,0 +1,108 @@
+"""docs/reproduce.md, written from the rows: `python tools/reproduce.py --docs`."""
+
+import textwrap
+from collections.abc import Iterator, Sequence
+
+from d2_unsupdet.protocols.rows import TABLES, Paper, Recipe, Row, Table
+from d2_unsupdet.protocols.stages import ROOT
+
+PAGE = ROOT / "docs" / "reproduce.md"
+WIDTH = 110
+NOT_SCORED = ("cost/", "few_shot/")  # columns of rows that are cited alone
+
+
+def page(papers: Sequence[Paper]) -> str:
+    """The whole page."""
+    intro = (TABLES / "intro.md").read_text(encoding="utf-8")
+    parts = [intro.replace("<!-- contents -->", contents(papers))]
+    parts += [section(paper) for paper in papers]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def contents(papers: Sequence[Paper]) -> str:
+    """Papers, how many rows each has, and how many of these were run."""
+    lines = ["| paper | tables | rows | cited only | run here |", "|---|---|---|---|---|"]
+    for paper in papers:
+        rows = [row for table in paper.tables for row in table.rows]
+        cited, ours = sum(bool(row.cited) for row in rows), sum(bool(row.ours) for row in rows)
+        link = f"[{paper.name}](#{anchor(paper.name)})"
+        lines.append(f"| {link} | {len(paper.tables)} | {len(rows)} | {cited} | {ours} |")
+    return "\n".join(lines)
+
+
+def anchor(heading: str) -> str:
+    """As sites that show Markdown make it of a heading."""
+    kept = (c for c in heading.lower() if c.isalnum() or c in " -_")
+    return "".join(kept).replace(" ", "-")
+
+
+def section(paper: Paper) -> str:
+    """A paper with its tables."""
+    title = f"[*{paper.title}*]({paper.link})" if paper.link else f"*{paper.title}*"
+    begin = f"## {paper.name}\n\n{wrapped(f'{title}. {paper.about}')}"
+    return begin + "".join(table_text(table) for table in paper.tables)
+
+
+def table_text(table: Table) -> str:
+    """Heading, how it is finetuned, whose numbers, the rows."""
+    said = f"Numbers: {table.source}." + (f" {table.note}" if table.note else "")
+    settings = any(row.setting for row in table.rows)
+    shared = len({linked(row) for row in table.rows if not row.cited}) == 1
+    how = protocol(table, shared=shared)
+    head = ["row", *(["setting"] if settings else []), "start", *table.columns.values(), "here"]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for row in table.rows:
+        cells = [f"`{row.id}`", *([to_config(row.setting, row.finetune)] if settings else [])]
+        cells.append(label(row, own=not settings and not shared))
+        cells += [row.values.get(metric, "") for metric in table.columns]
+        lines.append(f"| {' | '.join([*cells, status(row)])} |")
+    body = "\n".join(lines)
+    return f"\n### {table.title}\n\n{wrapped(how + said)}\n{body}\n"
+
+
+def protocol(table: Table, *, shared: bool) -> str:
+    """The config or the tool, linked if all rows share it, and the names of the scores."""
+    ways = dict.fromkeys(way for row in table.rows if (way := linked(row)))
+    names = [metric for metric in table.columns if not metric.startswith(NOT_SCORED)]
+    scores = ", ".join(f"`{metric}`" for metric in names)
+    parts = [f"{', '.join(ways)} scored by"] if ways and shared else ["Scored by"]
+    return f"{parts[0]} {scores}. " if scores else ""
+
+
+def linked(row: Row) -> str:
+    """What comes after the pretraining, as a link."""
+    if row.finetune:
+        name = row.finetune.config.removeprefix("configs/")
+        return f"[`{name.removeprefix('finetune/')}`](../{row.finetune.config})"
+    if row.tool:
+        words = row.tool[0] if row.tool[1].startswith("-") else f"{row.tool[0]} {row.tool[1]}"
+        return f"`{words}`"
+    return ""
+
+
+def label(row: Row, *, own: bool) -> str:
+    """What the row begins with, linked to its pretraining, or to a finetuning of its `own`."""
+    text = to_config(row.label, row.pretrain or (row.finetune if own else None))
+    return f"{text} ({row.note})" if row.note else text
+
+
+def to_config(text: str, recipe: Recipe | None) -> str:
+    """The text as a link to the recipe's file."""
+    return f"[{text}](../{recipe.config})" if recipe else text
+
+
+def status(row: Row) -> str:
+    """What we did of it."""
+    if row.cited:
+        return f"cited: {row.cited}"
+    return row.ours or "not run"
+
+
+def wrapped(text: str) -> str:
+    """A paragraph in lines; links stay whole."""
+    return "\n".join(_lines(text)) + "\n"
+
+
+def _lines(text: str) -> Iterator[str]:
+    options = {"break_long_words": False, "break_on_hyphens": False}
+    yield from textwrap.wrap(" ".join(text.split()), WIDTH, **options)  # type: ignore[arg-type]  # a dict of bool is not told apart from other arguments

@@ -1,0 +1,242 @@
+"""A row as commands: boxes, pretraining, finetunings, a probe. Nothing runs here.
+
+Pretrainings lie in `<output>/pretrain/<recipe>` and serve every row that begins with them; what
+belongs to a row lies in `<output>/<row>`. A shortened row has another output folder altogether.
+"""
+
+import hashlib
+import os
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from d2_unsupdet.engine.config import load_config
+from d2_unsupdet.errors import UserError
+from d2_unsupdet.protocols.rows import STARTS, Recipe, Row
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS: Mapping[str, str] = {"tools/evaluate_boxes.py": "boxes.json"}  # of a tool, in its --out
+LENGTHS = ("refresh.period", "checkpointer.period", "knn_probe.period")  # shrink with the run
+_NUMBER = re.compile(r"[\d.]+(?:e\+?\d+)?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a user may ask of a row.
+
+    Args:
+        output: folder of everything that is made.
+        weights: file of the row's starting weights.
+        pretrained: file that takes the place of the pretraining.
+        seeds: instead of the row's.
+        scale: factor on the length of every training.
+        num_gpus: processes a training.
+        overrides: `key=value` for every training; after `pretrain:` or `finetune:` for that alone.
+    """
+
+    output: Path = Path("output/reproduce")
+    weights: str = ""
+    pretrained: str = ""
+    seeds: tuple[int, ...] = ()
+    scale: float = 1.0
+    num_gpus: int = 1
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        """Of the runs; short ones are never taken for whole ones."""
+        folder = self.output.resolve()
+        return folder if self.scale == 1 else folder / f"scale-{self.scale:g}"
+
+    def of(self, kind: str) -> list[str]:
+        """The overrides of one kind of training."""
+        marked = {"pretrain", "finetune"}
+        parts = [(text.partition(":"), text) for text in self.overrides]
+        return [p[2] if p[0] in marked else text for p, text in parts if p[0] in {kind} or
+                p[0] not in marked]  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One command.
+
+    Args:
+        kind: boxes, pretrain, finetune or score.
+        words: of the command, after `python`.
+        folder: what it fills.
+        data: data sets that must be there.
+        seed: of a finetuning.
+    """
+
+    kind: str
+    words: tuple[str, ...]
+    folder: Path
+    data: tuple[str, ...] = ()
+    seed: int | None = None
+
+    @property
+    def result(self) -> Path:
+        """The file that says it is done, and holds its scores."""
+        if self.kind != "score":
+            return self.folder / "summary.json"
+        return self.folder / RESULTS.get(self.words[0], f"{self.words[1]}.json")
+
+    @property
+    def command(self) -> str:
+        """As one would type it."""
+        return f"python {shlex.join(self.words)}"
+
+
+def plan(row: Row, options: Options) -> list[Stage]:
+    """The row's commands in order."""
+    if row.cited:
+        raise UserError(f"'{row.id}' is a number that we only cite: {row.cited}.")
+    _check_weights(row, options)
+    stages: list[Stage] = []
+    weights = starting_file(row.start, options)
+    if options.pretrained:
+        weights = options.pretrained
+    elif row.pretrain:
+        stages += _pretraining(row.pretrain, weights, options)
+        weights = str(stages[-1].folder / "export.safetensors")
+    folder = options.folder / row.id
+    if row.tool:
+        words = [word.format(weights=weights or "random", out=folder) for word in row.tool]
+        stages.append(Stage(kind="score", words=tuple(words), folder=folder, data=_named(words)))
+    if row.finetune:
+        for seed in options.seeds or row.seeds:
+            stages.append(_finetuning(row.finetune, weights, seed, folder / f"s{seed}", options))
+    return stages
+
+
+def starting_file(start: str, options: Options) -> str:
+    """`--weights`, or the file that $D2_UNSUPDET_WEIGHTS (./weights) holds under that name."""
+    if start == "random":
+        return ""
+    if options.weights:
+        return options.weights
+    folder = Path(os.environ.get("D2_UNSUPDET_WEIGHTS") or "weights").expanduser()
+    found = sorted(folder.glob(f"{start}.*"))
+    return str(found[0].resolve() if found else folder / f"{start}.pth")
+
+
+def check_start(row: Row, options: Options) -> None:
+    """Say what file is missing before anything is trained."""
+    file = options.pretrained or starting_file(row.start, options)
+    if file and not Path(file).is_file():
+        what = "what was pretrained" if options.pretrained else STARTS[row.start]
+        raise UserError(
+            f"'{row.id}' begins with {what}, and there is no '{file}'; give it as --weights FILE, "
+            f"or put it into the folder of $D2_UNSUPDET_WEIGHTS as {row.start}.pth."
+        )
+
+
+def pretraining_folder(recipe: Recipe) -> str:
+    """The recipe's name, and a hash of what is changed in it."""
+    path = Path(recipe.config).with_suffix("")
+    name = "_".join(path.parts[1:]).removeprefix("pretrain_")
+    if not recipe.overrides:
+        return name
+    return f"{name}-{hashlib.sha256(repr(recipe.overrides).encode()).hexdigest()[:8]}"
+
+
+def _check_weights(row: Row, options: Options) -> None:
+    if not options.scale > 0:
+        raise UserError(f"--scale={options.scale} is not above 0; write 0.01 for a hundredth.")
+    if options.pretrained and not row.pretrain:
+        raise UserError(f"'{row.id}' has no pretraining that --pretrained could stand for.")
+    if options.weights and row.start == "random":
+        raise UserError(
+            f"'{row.id}' begins with random weights, so --weights={options.weights} would make it "
+            "another row; --pretrained takes the place of a pretraining."
+        )
+
+
+def _pretraining(recipe: Recipe, weights: str, options: Options) -> list[Stage]:
+    folder = options.folder / "pretrain" / pretraining_folder(recipe)
+    changes = [*recipe.overrides, *options.of("pretrain")]
+    cfg = _load(recipe.config, changes)
+    stages = []
+    if recipe.boxes:
+        stages.append(_boxes(recipe, cfg))
+        changes.append(f"dataloader.train.mapper.source.path={stages[0].folder}")
+    words = _training(recipe.config, cfg, changes, folder, weights, options)
+    return [*stages, Stage(kind="pretrain", words=words, folder=folder, data=_data(cfg))]
+
+
+def _boxes(recipe: Recipe, cfg: DictConfig) -> Stage:
+    """The store that the config reads; a share of the images has a store of its own."""
+    names, subset = str(cfg.dataloader.train.dataset.names), cfg.dataloader.train.dataset.get(
+        "subset"
+    )  # fmt: skip
+    store = ROOT / str(cfg.dataloader.train.mapper.source.path)
+    words = ["tools/extract_priors.py", "--dataset", names, "--source", recipe.boxes]
+    if subset is not None:
+        store = store.with_name(f"{store.name}_{subset}")
+        words += ["--subset", str(subset)]
+    return Stage(kind="boxes", words=(*words, "--out", str(store)), folder=store, data=(names,))
+
+
+def _finetuning(
+    recipe: Recipe, weights: str, seed: int, folder: Path, options: Options
+) -> Stage:  # fmt: skip
+    changes = [*recipe.overrides, *options.of("finetune")]
+    cfg = _load(recipe.config, changes)
+    subset = str(cfg.dataloader.train.dataset.get("subset") or "")
+    if subset and "@" not in subset and not subset.startswith("ids:"):
+        changes.append(f"dataloader.train.dataset.subset={subset}@seed{seed}")
+    changes.append(f"train.seed={seed}")
+    words = _training(recipe.config, cfg, changes, folder, weights, options)
+    return Stage(kind="finetune", words=words, folder=folder, data=_data(cfg), seed=seed)
+
+
+def _training(
+    config: str, cfg: DictConfig, changes: list[str], folder: Path, weights: str, options: Options
+) -> tuple[str, ...]:
+    words = ["train_net.py", "--config-file", config]
+    if options.num_gpus > 1:
+        words += ["--num-gpus", str(options.num_gpus)]
+    if weights:
+        words.append(f"train.init_checkpoint={weights}")
+    if options.scale != 1:
+        changes = [*changes, *_shortened(cfg, options.scale)]
+    return (*words, *changes, f"train.output_dir={folder}")
+
+
+def _shortened(cfg: DictConfig, scale: float) -> list[str]:
+    """Lengths by the factor; milestones follow by themselves, and one evaluation at the end."""
+    length = _scaled(cfg.train.max_iter, scale)
+    found = [f"train.max_iter={length}", f"train.eval_period={length}"]
+    for key in LENGTHS:
+        section, name = key.split(".")
+        value = cfg.train[section][name]
+        if value:
+            found.append(f"train.{key}={_scaled(value, scale)}")
+    return found
+
+
+def _scaled(length: Any, scale: float) -> str:
+    """Steps stay whole; "12 epochs" and "1e6 images" keep their unit."""
+    if isinstance(length, int):
+        return str(max(1, round(length * scale)))
+    return _NUMBER.sub(lambda found: f"{float(found[0]) * scale:g}", str(length), count=1)
+
+
+def _load(config: str, changes: list[str]) -> DictConfig:
+    return load_config(str(ROOT / config), changes)
+
+
+def _data(cfg: DictConfig) -> tuple[str, ...]:
+    parts = (cfg.dataloader.train, cfg.dataloader.get("test"))
+    names = [part.dataset.names for part in parts if part is not None]
+    return tuple(str(name) for name in names if name is not None)
+
+
+def _named(words: list[str]) -> tuple[str, ...]:
+    options = ("--dataset", "--train-data", "--test-data")
+    return tuple(word for option, word in zip(words, words[1:], strict=False) if option in options)

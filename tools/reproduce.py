@@ -1,0 +1,124 @@
+#!/usr/bin/env python
+"""Rerun a row of a paper's table, and see it beside the paper's number.
+
+python tools/reproduce.py --list 'dupr-voc-*'
+python tools/reproduce.py dupr-voc-dupr --num-gpus 8
+python tools/reproduce.py joindet-few-1pct-joindet --weights swav_800ep_pretrain.pth.tar --seeds 0 1
+python tools/reproduce.py dupr-voc-dupr --pretrained dupr.pth finetune:train.amp.enabled=true
+python tools/reproduce.py toy-detector-detreg --scale 0.1
+python tools/reproduce.py dupr-voc-dupr --dry-run
+
+The same command goes on where it was stopped. docs/reproduce.md lists all rows.
+"""
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from d2_unsupdet.cli import positive, run_tool
+from d2_unsupdet.errors import UserError
+from d2_unsupdet.protocols import Row, papers, rows, select
+from d2_unsupdet.protocols.page import PAGE, page
+from d2_unsupdet.protocols.run import begun, finished, run_row
+from d2_unsupdet.protocols.scores import shown
+from d2_unsupdet.protocols.stages import Options, Stage, plan
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("row", nargs="?", help="id of a row, or a shell pattern: 'dupr-voc-*'")
+    parser.add_argument("opts", nargs="*", metavar="[pretrain:|finetune:]key=value")
+    parser.add_argument("--list", action="store_true", help="rows, their numbers and what was done")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
+    parser.add_argument("--docs", action="store_true", help="write docs/reproduce.md anew")
+    parser.add_argument("--weights", default="", metavar="FILE", help="the row's starting weights")
+    parser.add_argument(
+        "--pretrained", default="", metavar="FILE", help="instead of the row's pretraining"
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[], help="of the finetuning")
+    parser.add_argument("--scale", type=float, default=1.0, help="factor on all lengths: 0.01")
+    parser.add_argument("--num-gpus", type=positive, default=1, help="processes a training")
+    parser.add_argument("--output", type=Path, default=Path("output/reproduce"))
+    return parser.parse_intermixed_args(argv)
+
+
+def options_of(args: argparse.Namespace) -> Options:
+    """What the user asked for, paths as they are seen from here."""
+
+    def absolute(file: str) -> str:
+        return str(Path(file).expanduser().resolve()) if file else ""
+
+    return Options(
+        output=args.output,
+        weights=absolute(args.weights),
+        pretrained=absolute(args.pretrained),
+        seeds=tuple(args.seeds),
+        scale=args.scale,
+        num_gpus=args.num_gpus,
+        overrides=tuple(args.opts),
+    )
+
+
+def state(stages: Sequence[Stage]) -> str:
+    """How far a row is."""
+    done = sum(finished(stage) for stage in stages)
+    if done == len(stages):
+        return "finished"
+    started = sum(begun(stage) for stage in stages)
+    return f"{done} of {len(stages)} stages" if done or started else "not run"
+
+
+def listed(pattern: str, output: Path) -> str:
+    """A line a row. The config files stay closed: it should be quick."""
+    lines = []
+    for row in select(pattern):
+        printed = " / ".join(row.values.values()) or "not known"
+        done = "cited" if row.cited else done_in(output, row)
+        what = ", ".join(filter(None, (row.setting, row.label)))
+        lines.append(f"{row.id:36s} {printed:20s} {done:12s} {what}")
+    return "\n".join(lines)
+
+
+def done_in(output: Path, row: Row) -> str:
+    """What the output folder says of a row."""
+    found = sorted(output.glob(f"**/{row.id}/result.json"))
+    if found:
+        return "finished" if found[0].parents[1] == output else found[0].parents[1].name
+    return "begun" if list(output.glob(f"**/{row.id}")) else "not run"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """List, write the page, print commands, or run."""
+    args = parse(argv)
+    if args.docs:
+        PAGE.write_text(page(papers()), encoding="utf-8")
+        print(f"wrote {PAGE} ({len(list(rows()))} rows)")
+        return
+    if args.list:
+        print(listed(args.row or "*", args.output))
+        return
+    if not args.row:
+        raise UserError("Which row? --list shows them, docs/reproduce.md in order.")
+    if "=" in args.row:
+        raise UserError(f"'{args.row}' is an override; the row's id comes first.")
+    options, chosen = options_of(args), select(args.row)
+    if len(chosen) > 1:
+        chosen = [row for row in chosen if not row.cited]
+    for row in chosen:
+        if args.dry_run:
+            stages = plan(row, options)
+            print(f"# {row.id}: {state(stages)}")
+            print("\n".join(stage.command for stage in stages), flush=True)
+        else:
+            compared = run_row(row, options)
+            folders = shlex.join(str(s.folder) for s in plan(row, options) if s.kind != "boxes")
+            print(f"\n{shown(row, compared, options.scale)}")
+            print(f"\npython -m d2_unsupdet.analysis.report {folders}", flush=True)
+
+
+if __name__ == "__main__":
+    run_tool(main)

@@ -59,15 +59,15 @@ class DetrOnCanvas(OnCanvas):
         return found.boxes * scale, found.scores, found.labels
 
 
-KINDS: tuple[tuple[type, Callable[[Any], OnCanvas]], ...] = ((DETR, DetrOnCanvas),)
+KINDS: dict[type, Callable[[Any], OnCanvas]] = {DETR: DetrOnCanvas}  # onnx_rcnn.py adds its own
 
 
 def on_canvas(model: nn.Module) -> OnCanvas:
     """The model as a function of tensors, or a UserError for what has none."""
-    for kind, wrapper in KINDS:
+    for kind, wrapper in KINDS.items():
         if isinstance(model, kind):
             return wrapper(model).eval()
-    known = ", ".join(kind.__name__ for kind, _ in KINDS)
+    known = ", ".join(kind.__name__ for kind in KINDS)
     raise UserError(
         f"{type(model).__name__} cannot be exported to ONNX; what can: {known} and what derives "
         "from them."

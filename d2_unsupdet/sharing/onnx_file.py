@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+import d2_unsupdet.sharing.onnx_rcnn  # noqa: F401  (registers its detectors)
 from d2_unsupdet.availability import is_installed
 from d2_unsupdet.checkpoint.files import atomic_write
 from d2_unsupdet.detectors.deformable_attention import use_implementation

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 METHODS = ("up_detr", "detreg", "siamese_detr", "join_det")
 PAGES = (
     "README.md",
+    "docs/own_data.md",
     "docs/priors.md",
     "docs/protocols.md",
     *(f"docs/methods/{name}.md" for name in METHODS),

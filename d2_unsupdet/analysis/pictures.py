@@ -196,7 +196,8 @@ def save_picture(
     taken = {old.get("file") for old in index}
     entry = {"file": index[same[0]]["file"] if same else _free_name(stem, taken), **entry}
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG")
+    # Level 3 takes a third of the default's time for a tenth more bytes.
+    Image.fromarray(image).save(buffer, format="PNG", compress_level=3)
     atomic_write(folder / entry["file"], lambda file: file.write(buffer.getvalue()))
     if not same or index[same[0]] != entry:
         place = same[0] if same else len(index)

@@ -14,7 +14,7 @@ import numpy as np
 
 from d2_unsupdet.analysis.plots import COLOURS, axes_grid, styled
 from d2_unsupdet.analysis.runs import Run, config_value, is_score, read_run
-from d2_unsupdet.analysis.tables import score_title
+from d2_unsupdet.analysis.scores import score_title
 from d2_unsupdet.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -95,19 +95,24 @@ def convergence(
     for label, folders in groups.items():
         runs = [read_run(folder) for folder in folders]
         curves = [_curve(run, score, axis) for run in runs]
-        common = sorted(set.intersection(*(set(curve) for curve in curves)))
-        if not common:
+        x, values = common_points(curves)
+        if not len(x):
             raise UserError(
                 f"The runs of '{label}' were never scored at the same time: give each a label of "
                 "its own, or the same train.eval_period."
             )
-        x = np.array(common, dtype=float)
-        values = np.array([[curve[point] for point in common] for curve in curves])
         reached = None
         if reach is not None:
             reached = np.array([_first(curve, reach) for curve in curves])
         results[label] = Convergence([str(f) for f in folders], x, values, reached)
     return results
+
+
+def common_points(curves: Sequence[Mapping[Any, float]]) -> tuple[np.ndarray, np.ndarray]:
+    """The points that all curves have, ascending, and (curves, points) values there."""
+    common = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
+    values = np.array([[curve[point] for point in common] for curve in curves], dtype=float)
+    return np.array(common, dtype=float), values
 
 
 @styled

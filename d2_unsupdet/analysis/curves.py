@@ -1,18 +1,19 @@
-"""Line charts as inline SVG, drawn by hand: no script, no font, no network.
+"""Line charts as inline SVG, drawn by hand: no font, no network, whole without a script.
 
 Colours are CSS variables of the page, so that one drawing serves light, dark and print; each series
 has a dash pattern as well, for readers who do not tell the colours apart.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 
 Points = list[tuple[int, float]]
 
-WIDTH, HEIGHT = 400, 232
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 36  # room for the labels around the plot
-MAX_POINTS = 300  # about one for each pixel of the plot
+WIDTH, HEIGHT = 420, 236
+LEFT, RIGHT, TOP, BOTTOM = 46, 14, 10, 36  # room for the labels around the plot
+MAX_POINTS = 240  # about two pixels each
 MAX_DOTS = 16  # few enough to be told apart: evaluations, not training steps
 DASHES = ("", "7 3", "2 3", "9 3 2 3")
 COLORS = 8
@@ -20,28 +21,44 @@ COLORS = 8
 
 @dataclass
 class Series:
-    """One line; `number` picks colour and dashes, so that a run looks the same in all charts."""
+    """One line; `number` picks colour and dashes, so that a setting looks the same in all charts.
+
+    Args:
+        name: in legends.
+        points: of the line, which is the mean where several runs are one series.
+        number: of the setting.
+        low, high: lowest and highest of the runs at each point; empty for one run.
+        runs: how many the line is the mean of.
+    """
 
     name: str
     points: Points
     number: int
+    low: Points = field(default_factory=list)
+    high: Points = field(default_factory=list)
+    runs: int = 1
 
 
 @dataclass
 class Chart:
-    """One pair of axes with the curves of several runs."""
+    """One pair of axes with the curves of several runs; `small` leaves out legend and numbers,
+    `last` says the last values in the legend."""
 
     title: str
     series: list[Series] = field(default_factory=list)
     x_label: str = "iteration"
+    small: bool = False
+    last: bool = True
 
 
 def draw_chart(chart: Chart, chart_id: str) -> str:
     """A `<figure>`: the drawing with a text alternative, its legend, its numbers in a table."""
     series = [s for s in chart.series if s.points]
+    more = "" if chart.small else legend(series, last=chart.last) + _table(chart, series)
     return (
-        f'<figure class="chart" id="{chart_id}"><figcaption>{escape(chart.title)}</figcaption>'
-        f"{_svg(chart, series, chart_id)}{_legend(series)}{_table(chart, series)}</figure>"
+        f'<figure class="chart" id="{chart_id}"><figcaption>{escape(chart.title)}'
+        f'<span class="at" hidden="hidden"></span></figcaption>{_svg(chart, series, chart_id)}{more}'
+        "</figure>"
     )
 
 
@@ -74,7 +91,7 @@ def number(value: float) -> str:
     size = abs(value)
     if size >= 1e6:
         return f"{value / 1e6:g}M"
-    if size >= 1e4:
+    if size >= 1e3:
         return f"{value / 1e3:g}k"
     if 0 < size < 1e-3:
         return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
@@ -90,58 +107,83 @@ def _value(point: tuple[int, float]) -> float:
     return point[1]
 
 
+@dataclass
+class _Frame:
+    """From values to places in the drawing."""
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+
+    def across(self, x: float) -> float:
+        return LEFT + (x - self.x[0]) / (self.x[1] - self.x[0]) * (WIDTH - LEFT - RIGHT)
+
+    def down(self, y: float) -> float:
+        share = (y - self.y[0]) / (self.y[1] - self.y[0])
+        return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
+
+    def place(self, points: Points) -> str:
+        return " ".join(f"{self.across(x):.1f},{self.down(y):.1f}" for x, y in points)
+
+
 def _svg(chart: Chart, series: list[Series], chart_id: str) -> str:
-    xs = [x for s in series for x, _ in s.points] or [0]
-    ys = [y for s in series for _, y in s.points] or [0.0]
+    everything = [p for s in series for p in (*s.points, *s.low, *s.high)] or [(0, 0.0)]
+    xs, ys = [x for x, _ in everything], [y for _, y in everything]
     # An axis from 0 does not exaggerate; used unless it would squeeze the curves into a strip.
     floor = 0.0 if 0 <= min(ys) < 0.5 * max(ys) or max(ys) == min(ys) == 0 else min(ys)
-    x_ticks, y_ticks = nice_ticks(min(xs), max(xs), 4), nice_ticks(floor, max(ys) or 1.0, 4)
-    x_low, x_high = (min(xs), max(xs)) if max(xs) > min(xs) else (x_ticks[0], x_ticks[-1])
-    y_low, y_high = y_ticks[0], y_ticks[-1]
-
-    def across(x: float) -> float:
-        return LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
-
-    def down(y: float) -> float:
-        return HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
-
-    parts = []
-    for tick in y_ticks:
-        y = f"{down(tick):.1f}"
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y}" dy=".35em" class="left">{number(tick)}</text>')
-    for tick in (t for t in x_ticks if x_low <= t <= x_high):
-        parts.append(
-            f'<text x="{across(tick):.1f}" y="{HEIGHT - BOTTOM + 16}" class="mid">'
-            f"{number(tick)}</text>"
-        )
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(
-        f'<text x="{middle}" y="{HEIGHT - 4}" class="mid dim">{escape(chart.x_label)}</text>'
-    )
-    for line in series:
-        parts.append(_line(line, [(across(x), down(y)) for x, y in thin(line.points)]))
+    start = 0 if 0 <= min(xs) < 0.3 * max(xs) else min(xs)
+    x_ticks, y_ticks = nice_ticks(start, max(xs), 4), nice_ticks(floor, max(ys) or 1.0, 4)
+    x_low, x_high = (start, max(xs)) if max(xs) > start else (x_ticks[0], x_ticks[-1])
+    frame = _Frame((x_low, x_high), (y_ticks[0], y_ticks[-1]))
+    parts = _axes(frame, [t for t in x_ticks if x_low <= t <= x_high], y_ticks, chart.x_label)
+    parts += [_band(s, frame) for s in series if s.low]
+    parts += [_line(s, frame, 120 if chart.small else MAX_POINTS) for s in series]
     labels = f"{chart_id}-t {chart_id}-d"
     return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="{labels}">'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="{labels}" '
+        f'data-x="{x_low} {x_high}" data-y="{frame.y[0]} {frame.y[1]}" '
+        f'data-plot="{LEFT} {WIDTH - RIGHT} {TOP} {HEIGHT - BOTTOM}">'
         f'<title id="{chart_id}-t">{escape(chart.title)}</title>'
         f'<desc id="{chart_id}-d">{escape(describe(series))}</desc>{"".join(parts)}</svg>'
     )
 
 
-def _line(series: Series, places: list[tuple[float, float]]) -> str:
-    color = f"s{series.number % COLORS}"
+def _axes(
+    frame: _Frame, x_ticks: Sequence[float], y_ticks: Sequence[float], label: str
+) -> list[str]:
     parts = []
-    if len(places) > 1:
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+    for tick in y_ticks:
+        y = f"{frame.down(tick):.1f}"
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
+        parts.append(f'<text x="{LEFT - 6}" y="{y}" dy=".35em" class="left">{number(tick)}</text>')
+    for tick in x_ticks:
+        place = f'x="{frame.across(tick):.1f}" y="{HEIGHT - BOTTOM + 16}"'
+        parts.append(f'<text {place} class="mid">{number(tick)}</text>')
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    parts.append(f'<text x="{middle}" y="{HEIGHT - 4}" class="mid dim">{escape(label)}</text>')
+    return parts
+
+
+def _band(series: Series, frame: _Frame) -> str:
+    edge = [*thin(series.high), *reversed(thin(series.low))]
+    return (
+        f'<polygon class="band s{series.number % COLORS}" data-s="{series.number}" '
+        f'points="{frame.place(edge)}"/>'
+    )
+
+
+def _line(series: Series, frame: _Frame, limit: int) -> str:
+    color, which = f"s{series.number % COLORS}", f'data-s="{series.number}"'
+    parts = []
+    if len(series.points) > 1:
+        path = frame.place(thin(series.points, limit))
         pattern = f' stroke-dasharray="{dash(series.number)}"' if dash(series.number) else ""
-        parts.append(f'<polyline class="line {color}" points="{path}"{pattern}/>')
-    if len(places) <= MAX_DOTS:
-        for (x, y), (step, value) in zip(places, series.points, strict=True):
+        parts.append(f'<polyline class="line {color}" {which} points="{path}"{pattern}/>')
+    if len(series.points) <= MAX_DOTS:
+        for step, value in series.points:
             hint = escape(f"{series.name}, {step}: {value:.4g}")
+            place = f'cx="{frame.across(step):.1f}" cy="{frame.down(value):.1f}" r="3"'
             parts.append(
-                f'<circle class="dot {color}" cx="{x:.1f}" cy="{y:.1f}" r="3">'
-                f"<title>{hint}</title></circle>"
+                f'<circle class="dot {color}" {which} {place}><title>{hint}</title></circle>'
             )
     return "".join(parts)
 
@@ -154,26 +196,37 @@ def describe(series: list[Series]) -> str:
     for line in series:
         (first_x, first), (last_x, last) = line.points[0], line.points[-1]
         values = [y for _, y in line.points]
+        many = f", mean of {line.runs} runs" if line.runs > 1 else ""
         if len(values) == 1:
-            sentences.append(f"{line.name}: {last:.4g} at {last_x}.")
+            sentences.append(f"{line.name}{many}: {last:.4g} at {last_x}.")
         else:
             sentences.append(
-                f"{line.name}: {first:.4g} at {first_x} to {last:.4g} at {last_x}, "
+                f"{line.name}{many}: {first:.4g} at {first_x} to {last:.4g} at {last_x}, "
                 f"lowest {min(values):.4g}, highest {max(values):.4g}."
             )
     return " ".join(sentences)
 
 
-def _legend(series: list[Series]) -> str:
+def key_line(number: int) -> str:
+    """A short piece of a setting's line, for legends and tables."""
+    pattern = f' stroke-dasharray="{dash(number)}"' if dash(number) else ""
+    return (
+        '<svg class="key" viewBox="0 0 26 8" aria-hidden="true"><line class="line '
+        f's{number % COLORS}" x1="1" x2="25" y1="4" y2="4"{pattern}/></svg>'
+    )
+
+
+def legend(series: list[Series], *, last: bool = True) -> str:
+    """Names beside their lines, with the last value of each if it says something."""
     if not series:
         return '<p class="dim">No values yet.</p>'
     items = []
     for line in series:
-        pattern = f' stroke-dasharray="{dash(line.number)}"' if dash(line.number) else ""
+        many = f' <small class="dim">{line.runs} runs</small>' if line.runs > 1 else ""
+        value = f"{line.points[-1][1]:#.4g}".rstrip(".") if last else ""
         items.append(
-            f'<li><svg class="key" viewBox="0 0 26 8" aria-hidden="true"><line class="line '
-            f's{line.number % COLORS}" x1="1" x2="25" y1="4" y2="4"{pattern}/></svg>'
-            f'<span>{escape(line.name)}</span> <b class="num">{line.points[-1][1]:.4g}</b></li>'
+            f'<li data-s="{line.number}">{key_line(line.number)}<span>{escape(line.name)}{many}'
+            f'</span> <b class="num" data-last="{value}">{value}</b></li>'
         )
     return f'<ul class="legend">{"".join(items)}</ul>'
 

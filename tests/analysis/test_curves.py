@@ -5,6 +5,8 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from d2_unsupdet.analysis.curves import (
+    HEIGHT,
+    WIDTH,
     Chart,
     Series,
     describe,
@@ -65,7 +67,7 @@ def test_drawing_is_well_formed_and_points_lie_inside():
     assert svg.find("title").text == hostile and svg.get("role") == "img"
     (line,) = svg.iter("polyline")
     xs, ys = zip(*[map(float, p.split(",")) for p in line.get("points").split()], strict=True)
-    assert 0 <= min(xs) < max(xs) <= 400 and 0 <= min(ys) < max(ys) <= 232
+    assert 0 <= min(xs) < max(xs) <= WIDTH and 0 <= min(ys) < max(ys) <= HEIGHT
     assert ys[0] > ys[1]  # a larger value stands higher
     assert len(list(svg.iter("circle"))) == 3
 

@@ -1,0 +1,123 @@
+"""The report's last tab: in what settings differ, and each run's command, files and config."""
+
+import os
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from urllib.parse import quote
+
+from d2_unsupdet.analysis import tables
+from d2_unsupdet.analysis.overview import progress
+from d2_unsupdet.analysis.run_files import RunFile
+from d2_unsupdet.analysis.runs import Run, flatten
+from d2_unsupdet.analysis.settings import Setting, differences
+
+_KINDS = {"finetune": "finetuning", "pretrain": "pretraining", "run": "training"}
+_IN_TABLES = ("result", "exports")  # keys of the summary that stand elsewhere on the page
+
+
+def run_details(settings: Sequence[Setting], folder: Path | None) -> str:
+    """Everything about each run, folded where there are several.
+
+    Args:
+        settings: of the runs.
+        folder: where the page will lie, which its links start from; None makes no links.
+    """
+    parts, number = [_differences(settings)], 0
+    alone = sum(len(setting.runs) for setting in settings) == 1
+    for setting in settings:
+        shown: str | None = None
+        for run in setting.runs:
+            number += 1
+            inner = _inner(run, folder) + _config(run, setting.runs[0], shown)
+            shown = shown or f"run-{number}"
+            parts.append(
+                f'<details class="run" id="run-{number}"{" open" if alone else ""}><summary>'
+                f"<span>{escape(run.name)}</span> "
+                f'<small class="dim">{escape(progress(run))}</small></summary>{inner}</details>'
+            )
+    return "".join(parts)
+
+
+def _differences(settings: Sequence[Setting]) -> str:
+    """Tables of one kind of run each: a pretraining and a finetuning differ in everything."""
+    parts = []
+    for kind in dict.fromkeys(setting.kind for setting in settings):
+        own = [setting for setting in settings if setting.kind == kind and setting.values]
+        rows = differences(own) if len(own) > 1 else {}
+        if rows:
+            parts.append(_difference_table(own, rows, kind))
+    return "".join(parts)
+
+
+def _difference_table(settings: Sequence[Setting], rows: dict[str, list[str]], kind: str) -> str:
+    head = "".join(f'<th scope="col" class="text">{tables.breakable(key)}</th>' for key in rows)
+    lines = []
+    for number, setting in enumerate(settings):
+        cells = "".join(tables.text_cell(values[number]) for values in rows.values())
+        lines.append(f"<tr>{tables.row_head(setting.name, setting.number)}{cells}</tr>")
+    title = f"What differs: {_KINDS.get(kind, kind)}"
+    return (
+        f"<h3>{escape(title)}</h3>"
+        f'<div class="table" tabindex="0" role="region" aria-label="{escape(title)}">'
+        f'<table class="apart"><thead><tr><th scope="col" class="text">Setting</th>{head}</tr>'
+        f"</thead><tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def _inner(run: Run, folder: Path | None) -> str:
+    told = {key: value for key, value in run.summary.items() if key not in _IN_TABLES}
+    told = {key: value for key, value in told.items() if value not in (None, {}, [], "")}
+    parts = [tables.definitions({"folder": str(run.path), **told})]
+    if run.command:
+        parts.append(f"<h4>Command</h4><pre class='wrap' tabindex='0'>{escape(run.command)}</pre>")
+    if run.files:
+        parts.append(_files(run, folder))
+    return "".join(parts)
+
+
+def _files(run: Run, folder: Path | None) -> str:
+    rows = []
+    for file in run.files:
+        state = f' <span class="tag bad">{escape(file.state)}</span>' if file.state else ""
+        size = "–" if file.size is None else tables.size(file.size)
+        digest = f'<code class="hash" tabindex="0">{file.sha256}</code>' if file.sha256 else "–"
+        rows.append(
+            f'<tr><th scope="row" class="text">{_name(file, folder)}{state}'
+            f'<small class="dim">{escape(file.role)}</small></th><td>{size}</td>'
+            f'<td class="text">{digest}</td></tr>'
+        )
+    return (
+        "<h4>Files</h4>"
+        f'<div class="scroll" tabindex="0" role="region" aria-label="Files of {escape(run.name)}">'
+        '<table class="plain files"><thead><tr><th scope="col" class="text">File</th>'
+        '<th scope="col">Size</th><th scope="col" class="text">SHA-256</th></tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _name(file: RunFile, folder: Path | None) -> str:
+    """A link that works as long as page and runs keep their places to each other."""
+    name = escape(file.path.name)
+    if folder is None or file.state == "gone":
+        return name
+    try:
+        relative = os.path.relpath(file.path.resolve(), folder.resolve())
+    except ValueError:  # another drive
+        return name
+    address = quote(Path(relative).as_posix().encode("utf-8", "surrogateescape"))
+    return f'<a href="./{address}">{name}</a>'
+
+
+def _config(run: Run, first: Run, shown: str | None) -> str:
+    """The whole config of a setting's first run; of the others what differs from it."""
+    if not run.config:
+        return ""
+    if shown is None or not first.config:
+        text = f"<pre tabindex='0'>{escape(run.config)}</pre>"
+        return f"<details><summary>Configuration</summary>{text}</details>"
+    mine, its = (flatten(r.settings, separator=".") for r in (run, first))
+    apart = {key: mine.get(key) for key in mine | its if mine.get(key) != its.get(key)}
+    link = f'<a href="#{shown}">{escape(first.name)}</a>'
+    said = f"<p>As that of {link}{', but for' if apart else ''}</p>{tables.definitions(apart)}"
+    return f"<details><summary>Configuration</summary>{said}</details>"

@@ -63,9 +63,12 @@ def height_and_width(text: str) -> Size:
 def samples_of(shown: Shown, images: str | None, limit: int) -> list[dict]:
     """The pictures to compare on, as the detector's test set prepares them."""
     test = scored_set(shown.cfg)
-    if images is None and test is None:
+    if images is not None:
+        name = f"folder:{Path(images).resolve()}"
+    elif test is not None:
+        name = test.dataset.names
+    else:
         raise UserError("The config has no test set to compare answers on: give --images FOLDER.")
-    name = test.dataset.names if images is None else f"folder:{Path(images).resolve()}"
     records = catalog.get_dataset(name)
     step = max(1, len(records) // limit)
     found: list[dict] = []

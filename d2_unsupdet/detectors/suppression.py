@@ -17,5 +17,6 @@ def grouped_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float)
 
 @grouped_nms.register_fake
 def _(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
-    count = torch.library.get_ctx().new_dynamic_size(max=boxes.shape[0])
+    most = {"max": len(boxes)} if isinstance(boxes.shape[0], int) else {}
+    count = torch.library.get_ctx().new_dynamic_size(**most)
     return boxes.new_empty(count, dtype=torch.int64)

@@ -77,4 +77,4 @@ def compare(ours: Found, theirs: Found, size: tuple[int, int]) -> Difference:
 def _not_empty(found: Found) -> Found:
     """Detectron2 leaves out boxes without an area, an exported graph does not."""
     wide = found.boxes[:, 2:] > found.boxes[:, :2]
-    return found.some(wide.all(axis=1))
+    return found.some(np.all(wide, axis=1))

@@ -124,10 +124,8 @@ def _serialised(model: Any, canvas: Size, about: Mapping[str, str]) -> bytes:
                 verbose=False,
             )
     except Exception as error:
-        lines = str(error).strip().splitlines() or [""]
         raise UserError(
-            f"{type(model).__name__} could not be exported ({type(error).__name__}: "
-            f"{lines[0][:200]}); nothing was written."
+            f"{type(model).__name__} could not be exported ({_cause(error)}); nothing was written."
         ) from error
     assert made is not None
     proto = made.model_proto
@@ -144,6 +142,14 @@ def _serialised(model: Any, canvas: Size, about: Mapping[str, str]) -> bytes:
     if proto.ByteSize() > LIMIT:
         raise UserError("The detector is larger than the 2 GB that one ONNX file can hold.")
     return proto.SerializeToString()
+
+
+def _cause(error: BaseException) -> str:
+    """The exporter wraps what went wrong in pages of advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:200]}"
 
 
 def _every_node(proto: Any) -> list[Any]:

@@ -15,15 +15,23 @@ def translations() -> dict[Any, Any]:
     }
 
 
+FLOAT = 1  # of ONNX's TensorProto
+
+
+def _opset() -> Any:
+    """Untyped: the exporter hands over values that onnxscript's annotations do not know."""
+    import onnxscript
+
+    return onnxscript.opset18
+
+
 def _stable_sort(
     self: Any, stable: bool | None = None, dim: int = -1, descending: bool = False
 ) -> Any:
     """TopK of all: among equals it takes the lower index first, as a stable sort does."""
-    from onnxscript import FLOAT
-    from onnxscript import opset18 as op
-
+    op = _opset()
     # onnxruntime sorts neither bool nor int8; what is sorted here fits a float.
-    numbers = op.Cast(self, to=FLOAT.dtype)
+    numbers = op.Cast(self, to=FLOAT)
     count = op.Gather(op.Shape(self), op.Constant(value_ints=[dim]), axis=0)
     values, order = op.TopK(numbers, count, axis=dim, largest=int(descending), sorted=1)
     return op.CastLike(values, self), order
@@ -31,10 +39,8 @@ def _stable_sort(
 
 def _grouped_nms(boxes: Any, scores: Any, groups: Any, threshold: float) -> Any:
     """ONNX suppresses within classes: a table of classes and boxes, nothing where they differ."""
-    from onnxscript import FLOAT
-    from onnxscript import opset18 as op
-
-    boxes, scores = op.Cast(boxes, to=FLOAT.dtype), op.Cast(scores, to=FLOAT.dtype)
+    op = _opset()
+    boxes, scores = op.Cast(boxes, to=FLOAT), op.Cast(scores, to=FLOAT)
     first, second = op.Constant(value_ints=[0]), op.Constant(value_ints=[1])
     end = op.Add(op.ReduceMax(groups, keepdims=0), op.Constant(value_int=1))
     known = op.Range(op.Constant(value_int=0), end, op.Constant(value_int=1))

@@ -14,9 +14,13 @@ from torchvision.ops import batched_nms
 from d2_unsupdet.detectors.suppression import grouped_nms
 from d2_unsupdet.errors import UserError
 from d2_unsupdet.sharing import onnx_file
-from d2_unsupdet.sharing.onnx_file import export_onnx, fit
+from d2_unsupdet.sharing.onnx_compare import Found, compare
+from d2_unsupdet.sharing.onnx_detectors import on_canvas
+from d2_unsupdet.sharing.onnx_file import export_onnx, fit, own_answer
 from tests.detectors.tiny import NAMES, tiny_detr
 from tests.sharing.runs import ROOT, finetuned
+from tests.sharing.small_rcnn import NAMES as RCNNS
+from tests.sharing.small_rcnn import small_rcnn
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -71,6 +75,37 @@ def test_every_detector_of_the_family(name, tmp_path):
     done = export_onnx(model, tmp_path / "x.onnx", canvas=CANVAS, pictures=pictures())
     assert all(one.fine and one.matched >= 10 for one in done.differences)
     assert max(one.box for one in done.differences) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RCNNS)
+def test_detectrons_own_detectors(name, tmp_path):
+    model = small_rcnn(name)
+    done = export_onnx(model, tmp_path / "x.onnx", canvas=CANVAS, pictures=pictures())
+    assert all(one.fine for one in done.differences)
+    assert sum(one.matched for one in done.differences) > 20
+    assert max(one.box for one in done.differences) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["mask_rcnn_fpn", "retinanet"])
+def test_parts_without_choices_answer_as_the_detector(name):
+    """Before any export: boxes that Detectron2 drops early are dropped late here."""
+    model = small_rcnn(name)
+    wrapped = on_canvas(model)
+    for picture in pictures():
+        image, size = fit(picture, CANVAS)
+        with torch.no_grad():
+            answer = wrapped(torch.from_numpy(image), torch.tensor(size))
+        mine, own = Found(*(part.numpy() for part in answer)), own_answer(model, image, size)
+        seen = compare(own, mine, size)
+        assert seen.fine and seen.matched >= 15
+
+
+def test_heads_that_nobody_knows():
+    model = small_rcnn("mask_rcnn_fpn")
+    model.roi_heads = nn.Identity()
+    with pytest.raises(UserError, match="Identity cannot be exported to ONNX"):
+        on_canvas(model)
 
 
 def test_a_graph_that_answers_differently_is_not_written(tmp_path, monkeypatch):

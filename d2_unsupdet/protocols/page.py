@@ -48,16 +48,18 @@ def table_text(table: Table) -> str:
     said = f"Numbers: {table.source}." + (f" {table.note}" if table.note else "")
     settings = any(row.setting for row in table.rows)
     shared = len({linked(row) for row in table.rows if not row.cited}) == 1
-    how = protocol(table, shared=shared)
     head = ["row", *(["setting"] if settings else []), "start", *table.columns.values(), "here"]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    told: set[str] = set()
     for row in table.rows:
-        cells = [f"`{row.id}`", *([to_config(row.setting, row.finetune)] if settings else [])]
-        cells.append(label(row, own=not settings and not shared))
+        own = None if settings or shared else row.finetune
+        cells = [f"`{row.id}`", *([to_config(row.setting, row.finetune, told)] if settings else [])]
+        start = to_config(row.label, row.pretrain or own, told)
+        cells.append(f"{start} ({row.note})" if row.note else start)
         cells += [row.values.get(metric, "") for metric in table.columns]
         lines.append(f"| {' | '.join([*cells, status(row)])} |")
     body = "\n".join(lines)
-    return f"\n### {table.title}\n\n{wrapped(how + said)}\n{body}\n"
+    return f"\n### {table.title}\n\n{wrapped(protocol(table, shared=shared) + said)}\n{body}\n"
 
 
 def protocol(table: Table, *, shared: bool) -> str:
@@ -80,15 +82,13 @@ def linked(row: Row) -> str:
     return ""
 
 
-def label(row: Row, *, own: bool) -> str:
-    """What the row begins with, linked to its pretraining, or to a finetuning of its `own`."""
-    text = to_config(row.label, row.pretrain or (row.finetune if own else None))
-    return f"{text} ({row.note})" if row.note else text
-
-
-def to_config(text: str, recipe: Recipe | None) -> str:
-    """The text as a link to the recipe's file."""
-    return f"[{text}](../{recipe.config})" if recipe else text
+def to_config(text: str, recipe: Recipe | None, told: set[str]) -> str:
+    """The text as a link to the recipe's file, the first time that a table says it."""
+    link = f"[{text}](../{recipe.config})" if recipe else text
+    if link in told:
+        return text
+    told.add(link)
+    return link
 
 
 def status(row: Row) -> str:

@@ -6,6 +6,8 @@ python tools/probe.py svm output/run/export.safetensors --train-data voc_2007_tr
     --test-data voc_2007_test
 python tools/probe.py linear output/run --train-data imagenet_train --test-data imagenet_val \\
     --augment --workers 8
+python tools/probe.py linear output/run --train-data places365_train --test-data places365_val \\
+    --augment --unpooled --epochs 56
 python tools/probe.py knn output/run --labels objects
 
 A checkpoint is a file of weights in any known layout, the folder of a run, `random` (the first
@@ -19,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from d2_unsupdet.checkpoint import write_json
@@ -34,6 +37,7 @@ from d2_unsupdet.engine.build import choose_device
 from d2_unsupdet.engine.digest import state_digest
 from d2_unsupdet.evaluation.probes import (
     LARS_PROTOCOL,
+    PLACES_PROTOCOL,
     SGD_PROTOCOL,
     STAGES,
     ProbeSet,
@@ -45,12 +49,21 @@ from d2_unsupdet.evaluation.probes import (
     summarise,
     svm_scores,
 )
-from d2_unsupdet.evaluation.probes.data import KINDS
-from d2_unsupdet.evaluation.probes.features import pool_grid
+from d2_unsupdet.evaluation.probes.data import KINDS, ProbeImages
+from d2_unsupdet.evaluation.probes.features import (
+    chunks,
+    pool_grid,
+    pool_mean,
+    pool_nothing,
+    stream,
+)
+from d2_unsupdet.evaluation.probes.linear import Batches, LinearProtocol
 from d2_unsupdet.evaluation.probes.metrics import headline
 from d2_unsupdet.evaluation.probes.svm import COSTS, require_sklearn
 
 Results = Mapping[str, dict[str, Any]]  # column of the table -> scores
+PROTOCOLS = {"moco": SGD_PROTOCOL, "simsiam": LARS_PROTOCOL, "places": PLACES_PROTOCOL}
+PROTOCOLS |= {"sgd": SGD_PROTOCOL, "lars": LARS_PROTOCOL}  # other names of the first two
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -83,10 +96,24 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         one.add_argument("--device", default="auto", help="cpu, cuda, ...; auto: a GPU if any")
         one.add_argument("--allow-unsafe", action="store_true", help="run code that weights bring")
     linear, svm, knn = added["linear"], added["svm"], added["knn"]
-    linear.add_argument("--optimizer", default="sgd", choices=["sgd", "lars"], help="protocol")
+    linear.add_argument(
+        "--protocol",
+        "--optimizer",
+        default="auto",
+        choices=["auto", *PROTOCOLS],
+        help="sgd is moco's, lars simsiam's; auto: places for a data set of that name, else moco",
+    )
+    pooling = linear.add_mutually_exclusive_group()
+    pooling.add_argument(
+        "--pooled", dest="unpooled", action="store_false", help="the mean of the map (default)"
+    )
+    linear.set_defaults(unpooled=False)
+    pooling.add_argument(
+        "--unpooled", action="store_true", help="every cell of the map: 2048 x 7 x 7 values"
+    )
     linear.add_argument("--epochs", type=positive, help="another length than the protocol's")
     linear.add_argument("--lr", type=_rate, help="another rate at a batch of 256")
-    linear.add_argument("--weight-decay", type=float, default=0.0)
+    linear.add_argument("--weight-decay", type=float, help="another than the protocol's")
     linear.add_argument("--augment", action="store_true", help="new crops in each epoch; slow")
     svm.add_argument("--stages", nargs="+", choices=list(STAGES), default=list(STAGES))
     svm.add_argument("--costs", nargs="+", type=float, default=list(COSTS))
@@ -108,35 +135,69 @@ def run_linear(
     net: FrozenResNet, sets: tuple[ProbeSet, ProbeSet], args: argparse.Namespace
 ) -> Results:
     """a linear classifier on the pooled features"""
-    protocol = SGD_PROTOCOL if args.optimizer == "sgd" else LARS_PROTOCOL
-    protocol = replace(
-        protocol,
-        lr=protocol.lr if args.lr is None else args.lr,
-        weight_decay=args.weight_decay,
-        epochs=args.epochs or protocol.epochs,
-        drops=tuple(d * (args.epochs or protocol.epochs) / protocol.epochs for d in protocol.drops),
-    )
+    protocol = protocol_of(args)
+    pool = pool_nothing if args.unpooled else pool_mean
     before = state_digest(net.state_dict())
-    train, known, test, unknown = both(net, sets, args)
     results = {}
+    stored = None if args.augment else both(net, sets, args, pool=pool)
     for stage in args.stages:
-
-        def augmented(epoch: int, stage: str = stage) -> Tensor:
-            options = {"stages": [stage], "epoch": epoch, "seed": args.seed, "progress": False}
-            return features_of(net, known, args, **options)[0][stage]
-
+        options = {"protocol": protocol, "seed": args.seed, "progress": True}
+        if stored is None:
+            results[stage] = streamed_scores(net, sets, args, stage, pool, options)
+            continue
+        train, known, test, unknown = stored
         scores = linear_scores(
-            augmented if args.augment else train[stage],
-            known.targets,
-            test[stage],
-            single=known.single,
-            protocol=protocol,
-            seed=args.seed,
-            progress=True,
+            train[stage], known.targets, test[stage], single=known.single, **options
         )
         results[stage] = summarise(scores, unknown)
     assert state_digest(net.state_dict()) == before, "the frozen network has changed"
     return results
+
+
+def protocol_of(args: argparse.Namespace) -> LinearProtocol:
+    """The protocol by name or by data set, with what the command line changes."""
+    name = args.protocol
+    if name == "auto":
+        name = "places" if args.train_data.startswith("places") else "moco"
+        print(f"protocol: {name}")
+    protocol = PROTOCOLS[name]
+    epochs, decay = args.epochs or protocol.epochs, args.weight_decay
+    return replace(
+        protocol,
+        lr=protocol.lr if args.lr is None else args.lr,
+        weight_decay=protocol.weight_decay if decay is None else decay,
+        epochs=epochs,
+        drops=tuple(d * epochs / protocol.epochs for d in protocol.drops),
+        norm=protocol.norm and not args.unpooled,  # DUPR has none there
+    )
+
+
+def streamed_scores(
+    net: FrozenResNet,
+    sets: tuple[ProbeSet, ProbeSet],
+    args: argparse.Namespace,
+    stage: str,
+    pool: Callable[[str, Tensor], Tensor],
+    options: dict[str, Any],
+) -> dict[str, Any]:
+    """New crops in each epoch; no more than a batch of features is held."""
+    train, test = sets
+    shifted = options["protocol"].shifted
+    how = {"stage": stage, "pool": pool, "workers": args.workers}
+    kept: list[Tensor] = []
+
+    def crops(epoch: int, rows_of: Sequence[Tensor]) -> Batches:
+        images = ProbeImages(train, args.size, epoch=epoch, seed=args.seed, shifted=shifted)
+        return stream(net, images, [rows.tolist() for rows in rows_of], **how)
+
+    def whole() -> Batches:
+        rows = [list(range(len(test)))[part] for part in chunks(len(test), args.batch)]
+        for there, features in stream(net, ProbeImages(test, args.size), rows, **how):
+            kept.append(there)
+            yield there, features
+
+    scores = linear_scores(crops, train.targets, whole, single=train.single, **options)
+    return summarise(scores, test.only(torch.cat(kept).tolist()))
 
 
 def run_svm(

@@ -68,11 +68,34 @@ def test_two_checkpoints_side_by_side(tool, weights, colours, tmp_path, capsys):
     assert "k=1       k=3" in printed and "a              100.0     100.0" in printed
 
 
-@pytest.mark.parametrize("more", [[], ["--augment"], ["--optimizer", "lars", "--lr", "100"]])
+@pytest.mark.parametrize(
+    "more",
+    [
+        [],
+        ["--augment"],
+        ["--augment", "--unpooled", "--lr", "3"],
+        ["--protocol", "places"],
+        ["--optimizer", "lars", "--lr", "100"],
+    ],
+)
 def test_linear(tool, weights, colours, tmp_path, more):
     options = ["--epochs", "25" if "--augment" in more else "200", *more, *colours]
     content = run(tool, tmp_path, "linear", f"a={weights}", *options)
     assert content["checkpoints"]["a"]["results"]["conv5"]["accuracy"] == 100.0
+
+
+def test_places_has_a_protocol_of_its_own(tool):
+    def protocol(*more):
+        return tool.protocol_of(tool.parse(["linear", "random", *more]))
+
+    places = ["--train-data", "places365_train", "--epochs", "56"]
+    dupr = protocol(*places)  # twice OpenSelfSup's
+    assert (dupr.lr, dupr.epochs, dupr.drops, dupr.norm) == (0.01, 56, (14, 28, 42), True)
+    assert not protocol(*places, "--unpooled").norm and dupr.weight_decay == 1e-4
+    assert protocol(*places, "--protocol", "moco").drops == pytest.approx((33.6, 44.8))
+    assert protocol().lr == protocol("--optimizer", "sgd").lr == 30
+    with pytest.raises(SystemExit):
+        tool.parse(["linear", "random", "--pooled", "--unpooled"])
 
 
 def test_svm_on_every_stage_and_the_embedded_images(tool, weights, tmp_path):

@@ -9,6 +9,7 @@ import torch
 from d2_unsupdet.errors import UserError
 from d2_unsupdet.evaluation.probes import (
     LARS_PROTOCOL,
+    PLACES_PROTOCOL,
     SGD_PROTOCOL,
     knn_scores,
     linear_scores,
@@ -94,15 +95,43 @@ def test_features_of_each_epoch_are_asked_for():
     (train, targets), (test, expected) = blobs(40, 0), blobs(40, 1)
     asked = []
 
-    def augmented(epoch):
-        asked.append(epoch)
-        return train
+    def crops(epoch, rows_of):
+        asked.append((epoch, [len(rows) for rows in rows_of]))
+        return ((rows, train[rows]) for rows in rows_of)
 
-    protocol = replace(SGD_PROTOCOL, lr=3.0, epochs=6)
-    found = linear_scores(augmented, targets, test, single=True, protocol=protocol)
-    assert asked == list(range(6))
+    protocol = replace(SGD_PROTOCOL, lr=3.0, epochs=6, batch=25)
+    found = linear_scores(crops, targets, test, single=True, protocol=protocol)
+    assert asked == [(epoch, [25, 15]) for epoch in range(6)]
     same = linear_scores(train, targets, test, single=True, protocol=protocol)
     assert torch.equal(found, same)
+    assert accuracy(found, expected) == 1.0
+
+
+def test_nothing_has_to_be_held_and_unreadable_items_are_left_out():
+    (train, targets), (test, expected) = blobs(40, 0), blobs(40, 1)
+    targets[:5] = targets[:5].roll(1, dims=1)  # wrong, but never seen
+
+    def crops(epoch, rows_of):
+        readable = (rows[rows >= 5] for rows in rows_of)
+        return ((rows, train[rows]) for rows in readable)
+
+    def halves():
+        return ((torch.arange(s, s + 20), test[s : s + 20]) for s in (0, 20))
+
+    protocol = replace(SGD_PROTOCOL, lr=3.0, epochs=30)
+    found = linear_scores(crops, targets, halves, single=True, protocol=protocol)
+    assert found.shape == (40, CLASSES) and accuracy(found, expected) == 1.0
+    with pytest.raises(UserError, match="training set can be read"):
+        linear_scores(lambda *_: (), targets, test, single=True, protocol=protocol)
+
+
+def test_places_protocol_normalises_without_scale_and_shift():
+    (train, targets), (test, expected) = blobs(40, 0), blobs(40, 1)
+    scale = torch.logspace(-1, 3, DIM)  # no rate serves both ends
+    found = linear_scores(
+        1e2 + train * scale, targets, 1e2 + test * scale, single=True,
+        protocol=replace(PLACES_PROTOCOL, lr=3.0, epochs=100),
+    )  # fmt: skip
     assert accuracy(found, expected) == 1.0
 
 
@@ -113,6 +142,10 @@ def test_protocols_hold_the_published_constants():
     assert (SGD_PROTOCOL.lr, SGD_PROTOCOL.batch, SGD_PROTOCOL.weight_decay) == (30.0, 256, 0.0)
     assert LARS_PROTOCOL.lr * LARS_PROTOCOL.batch / 256 == 1.6
     assert [LARS_PROTOCOL.rate(p) for p in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
+    places = [PLACES_PROTOCOL.rate(p / 28) for p in (0, 6, 7, 13, 14, 20, 21)]
+    assert places == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01, 0.001])
+    assert (PLACES_PROTOCOL.lr, PLACES_PROTOCOL.weight_decay) == (0.01, 1e-4)
+    assert PLACES_PROTOCOL.nesterov and not SGD_PROTOCOL.nesterov
 
 
 @pytest.mark.parametrize("protocol", [SGD_PROTOCOL, LARS_PROTOCOL])

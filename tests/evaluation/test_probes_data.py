@@ -98,6 +98,26 @@ def test_images_with_a_class_and_their_middle(tmp_path):
     assert torch.equal(first, again) and not torch.equal(first, later)
 
 
+def test_shifted_crops_have_one_scale_and_lie_in_the_middle_square(tmp_path):
+    """Of 64 x 128 pixels the square is columns 32 to 95, of which 56 x 56 are seen."""
+    pixels = np.zeros((64, 128, 3), np.uint8)
+    pixels[:, 32:96, 0] = np.arange(64)[:, None]
+    pixels[:, 32:96, 1] = np.arange(64)
+    pixels[:, 32:96, 2] = 255
+    save(tmp_path / "train/n01/a.png", pixels)
+    register_imagenet("probe_shifted", tmp_path)
+    found, corners = read_probe_set("probe_shifted"), set()
+    for epoch in range(60):
+        view = ProbeImages(found, 56, epoch=epoch, shifted=True)[0][1]
+        rows, columns = view[0].int(), view[1].int()
+        assert (view[2] == 255).all() and int(rows[-1, 0] - rows[0, 0]) == 55
+        step = int(columns[0, 1] - columns[0, 0])
+        assert abs(step) == 1 and abs(int(columns[0, -1] - columns[0, 0])) == 55
+        corners.add((int(rows.min()), int(columns.min()), step))
+    tops, lefts, mirrored = (set(values) for values in zip(*corners, strict=True))
+    assert tops == lefts == set(range(9)) and mirrored == {-1, 1}
+
+
 def test_what_cannot_be_probed_is_a_sentence(boxes, tmp_path):
     with pytest.raises(UserError, match="needs a class for each image"):
         read_probe_set(boxes, labels="image")

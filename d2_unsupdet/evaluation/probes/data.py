@@ -196,12 +196,20 @@ class ProbeImages(Dataset):
         epoch: None stretches items to the square, except that of images with one class the middle
             is cut out; a number draws a random crop and a mirror instead, as training does.
         seed: of these.
+        shifted: draw no scale, only a place: 224 of the middle 256 pixels, as probes on Places do.
     """
 
     def __init__(
-        self, probe_set: ProbeSet, size: int, *, epoch: int | None = None, seed: int = 0
+        self,
+        probe_set: ProbeSet,
+        size: int,
+        *,
+        epoch: int | None = None,
+        seed: int = 0,
+        shifted: bool = False,
     ) -> None:
         self.probe_set, self.size, self.epoch, self.seed = probe_set, size, epoch, seed
+        self.shifted = shifted
 
     def __len__(self) -> int:
         return len(self.probe_set)
@@ -222,9 +230,19 @@ class ProbeImages(Dataset):
     def _crop(self, index: int, height: int, width: int) -> Crop:
         if self.epoch is not None:
             rng = generator(self.seed, "probe", self.epoch, index)
+            if self.shifted:
+                return self._shift(rng, height, width)
             return RandomCrop(size=self.size, scale=RANDOM_SCALE).draw(rng, width, height)
         if self.probe_set.kind != "image":  # nothing that is labelled may be cut off
             return Crop(width, height, 0, 0, width, height, self.size)
         side = max(1, round(CENTRE * min(width, height)))
         left, top = (width - side) // 2, (height - side) // 2
         return Crop(width, height, left, top, left + side, top + side, self.size)
+
+    def _shift(self, rng: np.random.Generator, height: int, width: int) -> Crop:
+        square = min(width, height)
+        side = max(1, round(CENTRE * square))
+        x, y = rng.integers(0, square - side + 1, 2).tolist()
+        left, top = (width - square) // 2 + x, (height - square) // 2 + y
+        box = (left, top, left + side, top + side)
+        return Crop(width, height, *box, self.size, flipped=bool(rng.random() < 0.5))

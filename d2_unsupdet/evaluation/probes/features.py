@@ -46,6 +46,11 @@ def pool_grid(stage: str, feature: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(feature, GRID[stage]).flatten(1)
 
 
+def pool_nothing(stage: str, feature: Tensor) -> Tensor:
+    """(batch, C, h, w) -> (batch, C * h * w): 2048 x 7 x 7 of a ResNet-50 at 224 pixels."""
+    return feature.flatten(1)
+
+
 def extract(
     net: nn.Module,
     probe_set: ProbeSet,
@@ -74,32 +79,70 @@ def extract(
         progress: whether to show a bar.
     """
     images = ProbeImages(probe_set, size, epoch=epoch, seed=seed)
+    rows = [list(range(len(images)))[part] for part in chunks(len(images), batch)]
+    kept: list[int] = []
+    parts: dict[str, list[Tensor]] = {stage: [] for stage in stages}
+    for there, maps in _maps(net, images, rows, stages, workers, progress):
+        kept += there
+        for stage in stages:
+            parts[stage].append(pool(stage, maps[stage]).float().cpu())
+    if not kept:
+        raise UserError(f"No image of '{probe_set.name}' can be read.")
+    features = {stage: torch.cat(rows) for stage, rows in parts.items()}
+    bad = len(kept) < len(probe_set)
+    return features, probe_set.only(kept) if bad else probe_set
+
+
+def stream(
+    net: nn.Module,
+    images: ProbeImages,
+    rows_of: Sequence[Sequence[int]],
+    *,
+    stage: str,
+    pool: Pool = pool_mean,
+    workers: int = 0,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows and features of each batch, where the network is; unreadable images are left out.
+
+    Args:
+        net: as in `extract`.
+        images: the items' pixels.
+        rows_of: the items of each batch.
+        stage: of STAGES.
+        pool: a feature map to rows.
+        workers: loading processes.
+    """
+    for there, maps in _maps(net, images, rows_of, [stage], workers, False):
+        yield torch.tensor(there), pool(stage, maps[stage]).float()
+
+
+def _maps(
+    net: nn.Module,
+    images: ProbeImages,
+    rows_of: Sequence[Sequence[int]],
+    stages: Sequence[str],
+    workers: int,
+    progress: bool,
+) -> Iterator[tuple[list[int], Mapping[str, Tensor]]]:
+    """The readable items of each batch and their maps; what is left out is counted at the end."""
     # A generator of its own, since the loader draws from the global one otherwise.
     loader: DataLoader = DataLoader(
         images,
-        batch_size=batch,
+        batch_sampler=[list(rows) for rows in rows_of],
         num_workers=workers,
         collate_fn=list,
         generator=torch.Generator().manual_seed(0),
     )
-    kept: list[int] = []
-    parts: dict[str, list[Tensor]] = {stage: [] for stage in stages}
     bad: list[str] = []
-    for samples in tqdm(loader, desc=f"features of {probe_set.name}", disable=not progress):
+    name = images.probe_set.name
+    for samples in tqdm(loader, desc=f"features of {name}", disable=not progress):
         there = [(index, pixels) for index, pixels, _ in samples if pixels is not None]
         bad += [reason for _, pixels, reason in samples if pixels is None]
-        if not there:
-            continue
-        kept += [index for index, _ in there]
-        maps = feature_maps(net, torch.stack([pixels for _, pixels in there]), stages)
-        for stage in stages:
-            parts[stage].append(pool(stage, maps[stage]).float().cpu())
+        if there:
+            pixels = torch.stack([pixels for _, pixels in there])
+            yield [index for index, _ in there], feature_maps(net, pixels, stages)
     if bad:
         log.warning("left out %d unreadable images, the first: %s", len(set(bad)), bad[0])
-    if not kept:
-        raise UserError(f"No image of '{probe_set.name}' can be read.")
-    features = {stage: torch.cat(rows) for stage, rows in parts.items()}
-    return features, probe_set.only(kept) if bad else probe_set
 
 
 @torch.no_grad()

@@ -153,9 +153,10 @@ def _parse_value(text: str) -> Any:
     from hydra.errors import HydraException
 
     try:
-        return OverridesParser.create().parse_override(f"key={text}").value()
+        override = OverridesParser.create().parse_override(f"key={text}")
     except HydraException:
         return text  # a path or name that Hydra's grammar does not know is meant literally
+    return text if override.is_sweep_override() else override.value()  # `a,b` names two data sets
 
 
 def check_key(cfg: DictConfig, key: str) -> None:

@@ -49,6 +49,14 @@ def test_overrides_reach_keys_and_parameters_of_the_target(recipe):
     assert isinstance(instantiate(cfg.model), nn.Conv2d)
 
 
+@pytest.mark.parametrize(
+    "text", ["voc_2007_trainval,voc_2012_trainval", "folder:/my images/a, b", "range(1,3)", "~/x"]
+)
+def test_names_and_paths_are_meant_literally(recipe, text):
+    """Hydra reads the first three as sweeps over several runs, which a config cannot hold."""
+    assert load_config(str(recipe), [f"train.output_dir={text}"]).train.output_dir == text
+
+
 def test_another_part_leaves_out_what_only_the_one_before_knew(recipe, caplog):
     given = ["model.padding=1", "model._target_=torch.nn.AvgPool2d", "model.stride=2"]
     cfg = load_config(str(recipe), given)

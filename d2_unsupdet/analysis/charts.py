@@ -17,7 +17,7 @@ _TITLES = {"total_loss": "Total loss", "lr": "Learning rate"}
 
 def curves(settings: Sequence[Setting]) -> str:
     """Charts by kind of run: the losses of pretraining and finetuning do not share an axis."""
-    parts = []
+    parts: list[str] = []
     kinds = dict.fromkeys(setting.kind for setting in settings)
     for kind in sorted(kinds, key=lambda k: k == "pretrain"):
         own = [setting for setting in settings if setting.kind == kind]
@@ -38,9 +38,9 @@ def series(settings: Iterable[Setting], name: str) -> list[Series]:
         x, values = common_points([dict(points) for points in found])
         if len(found) > 1 and len(x):
             steps = [int(step) for step in x]
-            mean, low, high = values.mean(0), values.min(0), values.max(0)
-            edges = [list(zip(steps, map(float, v), strict=True)) for v in (mean, low, high)]
-            lines.append(Series(setting.name, edges[0], setting.number, *edges[1:], len(found)))
+            edges = values.mean(0), values.min(0), values.max(0)
+            mean, low, high = (list(zip(steps, v.tolist(), strict=True)) for v in edges)
+            lines.append(Series(setting.name, mean, setting.number, low, high, len(found)))
         else:
             lines += [Series(setting.name, points, setting.number) for points in found]
     return lines

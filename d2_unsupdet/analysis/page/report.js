@@ -26,7 +26,11 @@ function tabs() {
     link.setAttribute("aria-controls", panels[i].id);
     panels[i].setAttribute("role", "tabpanel");
     panels[i].setAttribute("aria-labelledby", link.id);
-    panels[i].tabIndex = -1;
+    link.addEventListener("click", (event) => {
+      if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+      event.preventDefault();
+      go(i);
+    });
   });
   const show = (index) =>
     links.forEach((link, i) => {
@@ -35,6 +39,11 @@ function tabs() {
       panels[i].hidden = i !== index;
       if (i === index) link.scrollIntoView({ block: "nearest", inline: "nearest" });
     });
+  const go = (index) => {
+    // Not by the address: the browser would move the focus out of the tabs.
+    history.pushState(null, "", links[index].hash);
+    follow();
+  };
   const follow = () => {
     const name = decodeURIComponent(location.hash.slice(1));
     const target = name && name !== "main" ? document.getElementById(name) : panels[0];
@@ -57,9 +66,10 @@ function tabs() {
     if (now < 0 || next === undefined || event.altKey || event.ctrlKey || event.metaKey) return;
     event.preventDefault();
     links[next].focus();
-    location.hash = links[next].hash;
+    go(next);
   });
   addEventListener("hashchange", follow);
+  addEventListener("popstate", follow);
   show(0);
   follow();
   document.documentElement.classList.add("ready");

@@ -49,6 +49,9 @@ def register_all() -> None:
     for split in ("train", "val"):
         sources.register_imagenet(f"imagenet_{split}", "imagenet", split)
         sources.register_imagenet(f"imagenet100_{split}", "imagenet100", split)
+        for edition in ("365", "205"):
+            name = f"places{edition}"
+            sources.register_places(f"{name}_{split}", name, edition, split)
         sources.register_coco_stuff27(f"coco_stuff27_{split}", "coco", f"{split}2017")
     # PiCIE learns from the frames without fine labels, and is scored on all that have them.
     sources.register_cityscapes27(

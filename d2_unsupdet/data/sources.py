@@ -11,6 +11,13 @@ from typing import Any
 from d2_unsupdet.data import readers
 from d2_unsupdet.data.catalog import Source, check, locate, register
 from d2_unsupdet.data.readers.cityscapes import IGNORE, STUFF_CLASSES, THING_CLASSES
+from d2_unsupdet.data.readers.places import (
+    CATEGORIES,
+    LISTS,
+    places_classes,
+    places_paths,
+    read_places,
+)
 from d2_unsupdet.data.readers.stuff27 import (
     CITYSCAPES27,
     CITYSCAPES27_THINGS,
@@ -144,6 +151,29 @@ def register_imagenet(name: str, root: str | Path, split: str = "train") -> None
             layout=f"{root}/\n    {split}/\n        <class>/*.JPEG",
             read=lambda: readers.read_imagenet(place()),
             lazy={"image_root": lambda: str(place()), "image_classes": classes},
+        ),
+    )
+
+
+def register_places(name: str, root: str | Path, edition: str, split: str) -> None:
+    """Scenes of Places365 or Places205, in class folders or by the official lists."""
+    layout = f"{root}/\n    {split}/<class>/*.jpg\nor the official lists and folders:\n"
+    lists, folders = LISTS[edition, split]
+    categories = f"    {CATEGORIES[0]}\n" if edition == "365" else ""
+    layout += f"{root}/\n    {lists[0]}\n{categories}    {folders[0]}/"
+
+    def classes() -> list[str]:
+        check([name])
+        return places_classes(locate(root), edition, split)
+
+    register(
+        name,
+        Source(
+            key=("places", str(root), edition, split),
+            paths=lambda: places_paths(locate(root), edition, split),
+            layout=layout,
+            read=lambda: read_places(locate(root), edition, split),
+            lazy={"image_classes": classes},
         ),
     )
 

@@ -147,8 +147,55 @@ def write_cityscapes(root: Path, splits: dict[str, list[dict]]) -> None:
                 cv2.imwrite(str(labels / f"{stem}_gtFine_{name}.png"), values)
 
 
-def write_imagenet(root: Path, records: list[dict]) -> None:
+def write_imagenet(
+    root: Path, records: list[dict], *, name: str = "imagenet", split: str = "train"
+) -> None:
     for number, record in enumerate(records):
-        folder = root / f"imagenet/train/n{number % 2:08d}"
+        folder = root / f"{name}/{split}/n{number % 2:08d}"
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(record["file_name"], folder / f"{number}.JPEG")
+
+
+def write_places365(root: Path, splits: dict[str, list[dict]]) -> None:
+    """The official lists; validation images lie in one folder, and only numbers tell the class."""
+    place, scenes_of = root / "places365", ("/a/airfield", "/b/bedroom", "/f/field/wild")
+    place.mkdir()
+    lines = "".join(f"{name} {number}\n" for number, name in enumerate(scenes_of))
+    (place / "categories_places365.txt").write_text(lines)
+    for split, records in splits.items():
+        lines, folder = "", "data_256_standard" if split == "train" else "val_256"
+        for number, record in enumerate(records):
+            path = f"{scenes_of[number % 3]}/{number:08d}.jpg"
+            if split == "val":
+                path = f"Places365_val_{number + 1:08d}.jpg"
+            lines += f"{path} {number % 3}\n"
+            target = place / folder / path.lstrip("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(record["file_name"], target)
+        listed = "places365_train_standard.txt" if split == "train" else "places365_val.txt"
+        (place / listed).write_text(lines)
+
+
+def write_places205(root: Path, splits: dict[str, list[dict]]) -> None:
+    """As the archives unpack."""
+    images = root / "places205/data/vision/torralba/deeplearning/images256"
+    lists = root / "places205/trainvalsplit_places205"
+    lists.mkdir(parents=True)
+    for split, records in splits.items():
+        lines = ""
+        for number, record in enumerate(records):
+            path = f"{('a/abbey', 'r/rope_bridge')[number % 2]}/gsun_{split}_{number}.jpg"
+            lines += f"{path} {number % 2}\n"
+            (images / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(record["file_name"], images / path)
+        (lists / f"{split}_places205.csv").write_text(lines)
+
+
+def write_stuff27(root: Path, records: list[dict], split: str = "val2017") -> None:
+    """COCO-Stuff's label maps beside `write_coco`'s images: shapes are things, the ground road."""
+    folder = root / f"coco/stuffthingmaps/{split}"
+    folder.mkdir(parents=True)
+    for record in records:
+        labels = cv2.imread(record["sem_seg_file_name"], cv2.IMREAD_GRAYSCALE)
+        values = np.where(labels == 0, 148, 15 * (labels - 1)).astype(np.uint8)  # 0 to 105
+        cv2.imwrite(str(folder / f"{record['image_id']}.png"), values)

@@ -34,7 +34,7 @@ PRIVATE = {
 
 def sources() -> list[Path]:
     found = [ROOT / "train_net.py", *(ROOT / "setup.py",)]
-    for folder in ("d2_unsupdet", "tools", "configs", "datasets", "benchmarks"):
+    for folder in ("d2_unsupdet", "tools", "configs", "datasets", "benchmarks", "demo"):
         found += sorted((ROOT / folder).rglob("*.py"))
     return [path for path in found if path.is_file() and path.name not in INSTALLER]
 

@@ -3,6 +3,7 @@
 
 const at = (id) => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
+const MANY = 20; // boxes: names of more would hide the picture, and wait for the pointer
 
 let about = null; // what the model can do
 let seen = null; // the answer that is shown
@@ -138,6 +139,7 @@ function drawBoxes() {
   const more = boxes.length > 8 ? ` and ${boxes.length - 8} more` : "";
   at("image").alt = `${at("name").textContent}, ${at("count").textContent}${words ? `: ${words}${more}` : ""}`;
   at("boxes").replaceChildren(...boxes.map(frame));
+  at("boxes").classList.toggle("many", boxes.length > MANY);
   at("list").replaceChildren(...boxes.map(row));
   choose(chosen < boxes.length ? chosen : -1);
 }
@@ -221,7 +223,7 @@ function legend(one) {
     }
     return [make("p", {}, `Where query ${one.query} looks, mean over the heads; from least to most:`), ramp];
   }
-  const outside = attention.outside >= 0.005 ? ` ${Math.round(100 * attention.outside)} % lies outside of the image.` : "";
+  const outside = attention.outside >= 0.005 ? ` ${Math.round(100 * attention.outside)}\u00a0% lies outside of the image.` : "";
   const levels = seen.shapes.map(([rows, columns], level) =>
     make("li", {}, make("i", { "--c": about.levels[level % about.levels.length] }), `${rows} × ${columns}`),
   );

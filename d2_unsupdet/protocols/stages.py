@@ -8,8 +8,9 @@ import hashlib
 import os
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -227,7 +228,13 @@ def _scaled(length: Any, scale: float) -> str:
     return _NUMBER.sub(lambda found: f"{float(found[0]) * scale:g}", str(length), count=1)
 
 
-def _load(config: str, changes: list[str]) -> DictConfig:
+def _load(config: str, changes: Sequence[str]) -> DictConfig:
+    """To be read only: several rows of a command, and several looks at one, share it."""
+    return _loaded(config, tuple(changes))
+
+
+@cache
+def _loaded(config: str, changes: tuple[str, ...]) -> DictConfig:
     return load_config(str(ROOT / config), changes)
 
 

@@ -1,5 +1,6 @@
 """The papers' tables: ids, numbers, recipes that load, scores that our evaluators give."""
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -170,3 +171,21 @@ def test_every_score_is_one_that_we_produce(produced):
         strange = set(row.columns) - produced[kind_of(row, kinds)]
         assert not strange, (row.id, strange)
     assert set(kinds.values()) >= {"coco", "pascal_voc", "lvis", "agnostic", "clustering"}
+
+
+def test_the_tools_understand_their_commands(monkeypatch):
+    """And find their data by name; probes of Places are asked for both maps."""
+    monkeypatch.chdir(ROOT)
+    for row in rows():
+        if not row.tool or row.cited:
+            continue
+        script, *words = (word.format(weights="a.pth", out="out") for word in row.tool)
+        spec = importlib.util.spec_from_file_location(Path(script).stem, ROOT / script)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        args = module.parse(words)
+        names = [args.dataset] if script.endswith("boxes.py") else [args.train_data, args.test_data]
+        for name in names:
+            catalog.metadata(name)
+        if "places" in row.id:
+            assert args.unpooled == ("unpooled" in row.id) and args.epochs == 56

@@ -23,6 +23,7 @@ from d2_unsupdet.analysis.alike import Gallery
 from d2_unsupdet.analysis.look import Looker, open_looker
 from d2_unsupdet.cli import positive, run_tool
 from d2_unsupdet.data import catalog
+from d2_unsupdet.engine.build import choose_device
 from d2_unsupdet.errors import UserError
 
 
@@ -70,8 +71,8 @@ def open_model(args: argparse.Namespace) -> Looker:
         overrides=[*args.set, *device],
         allow_unsafe=args.allow_unsafe,
     )
-    if args.device:
-        looker.net.to(args.device)
+    if looker.shown is None:
+        looker.net.to(choose_device(args.device or "auto"))
     return looker
 
 

@@ -18,7 +18,9 @@ from PIL import Image
 from d2_unsupdet.data.images import BadImage, read_image
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
-MOST_ASPECT = 100  # the mappers' own limit: a longer image would be resized to a line
+# Detectors resize by the short side, some without a bound on the long one: what a strip of a few
+# pixels would grow to is not seen in its number of pixels.
+MOST_ASPECT = 20
 
 
 class Refused(Exception):

@@ -10,6 +10,7 @@ import json
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -179,10 +180,10 @@ class Handler(BaseHTTPRequestHandler):
         """Let a refused upload end: a socket closed on unread bytes takes the answer with it."""
         try:
             self.connection.shutdown(socket.SHUT_WR)
-            self.connection.settimeout(2)
-            for _ in range(1024):  # 64 MB
-                if not self.connection.recv(1 << 16):
-                    break
+            self.connection.settimeout(1)
+            end = time.monotonic() + 5
+            while time.monotonic() < end and self.connection.recv(1 << 16):
+                pass
         except OSError:
             pass
 

@@ -129,7 +129,8 @@ def open_looker(
     shown = open_detector(
         source, label=label, weights=weights, overrides=overrides, allow_unsafe=allow_unsafe
     )
-    return Looker(label=label, shown=shown, net=resnet_of(shown.model, str(source)))
+    device = next(shown.model.parameters()).device
+    return Looker(label=label, shown=shown, net=resnet_of(shown.model, str(source)).to(device))
 
 
 def _is_export(path: Path) -> bool:

@@ -128,6 +128,11 @@ def test_heat_maps_on_a_phone_in_the_dark(open_page, photos):
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert sum(map(int, background[4:-1].split(","))) < 120
+    # 50 names would hide the picture
+    page.evaluate("slider.value = 0; slider.dispatchEvent(new Event('input'))")
+    assert count(page, ".box") == 50
+    shown = "[...document.querySelectorAll('.box span')].filter((e) => e.offsetParent).length"
+    assert page.evaluate(shown) <= 1
     assert page.complaints == []
 
 
@@ -143,6 +148,22 @@ def test_pretrained_detectors_and_backbones(open_page, photos):
     assert count(page, "#neighbours img") == 5
     assert page.evaluate("document.querySelector('#found').hidden")
     assert page.complaints == []
+
+
+@pytest.mark.parametrize("kind", ["paste", "drop"])
+def test_an_image_from_elsewhere(open_page, kind):
+    """Pasted or dropped, as a browser reports it."""
+    page = open_page("moco")
+    event = {"paste": "ClipboardEvent", "drop": "DragEvent"}[kind]
+    holder = {"paste": "clipboardData", "drop": "dataTransfer"}[kind]
+    page.evaluate(f"""(async () => {{
+        const bytes = await (await fetch("/thumbnail/1")).blob();
+        const data = new DataTransfer();
+        data.items.add(new File([bytes], "from_elsewhere.jpg"));
+        document.dispatchEvent(new {event}("{kind}", {{ {holder}: data }}));
+    }})()""")
+    page.wait(f"{SEEN} && document.querySelector('#name').innerText === 'from_elsewhere.jpg'")
+    assert "photo_1.png" in text(page, "#neighbours li") and page.complaints == []
 
 
 def test_a_server_that_has_gone_is_a_sentence(open_page, photos, monkeypatch):

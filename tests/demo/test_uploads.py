@@ -93,8 +93,9 @@ def test_pixels_have_a_limit_that_holds_before_any_is_decoded(side):
 
 
 def test_a_line_is_no_picture():
-    status, sentence = refusal(encoded("PNG", 500, 2))
-    assert status == 422 and "500 x 2" in sentence
+    status, sentence = refusal(encoded("PNG", 43, 2))
+    assert status == 422 and "43 x 2" in sentence
+    assert check(encoded("PNG", 40, 2), Limits()) == "PNG"
 
 
 def test_one_pixel_is_enough():

@@ -101,6 +101,7 @@ def test_every_answer_carries_the_policy(server):
     for _, headers, _ in answers:
         assert headers.items() >= HEADERS.items()
         assert "Python" not in headers["Server"]
+    assert [answer[0] for answer in answers] == [200, 404, 500, 501, 403]
     policy = HEADERS["Content-Security-Policy"]
     assert "default-src 'none'" in policy and "unsafe" not in policy
 

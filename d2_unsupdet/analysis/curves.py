@@ -130,7 +130,7 @@ def _svg(chart: Chart, series: list[Series], chart_id: str) -> str:
     xs, ys = [x for x, _ in everything], [y for _, y in everything]
     # An axis from 0 does not exaggerate; used unless it would squeeze the curves into a strip.
     floor = 0.0 if 0 <= min(ys) < 0.5 * max(ys) or max(ys) == min(ys) == 0 else min(ys)
-    start = 0 if 0 <= min(xs) < 0.3 * max(xs) else min(xs)
+    start = 0 if 0 <= min(xs) < 0.5 * max(xs) else min(xs)
     x_ticks, y_ticks = nice_ticks(start, max(xs), 4), nice_ticks(floor, max(ys) or 1.0, 4)
     x_low, x_high = (start, max(xs)) if max(xs) > start else (x_ticks[0], x_ticks[-1])
     frame = _Frame((x_low, x_high), (y_ticks[0], y_ticks[-1]))

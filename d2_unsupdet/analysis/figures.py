@@ -164,7 +164,7 @@ def encode(picture: Picture) -> tuple[str, str, int, int]:
         smaller = image.convert("RGB")
     smaller.thumbnail((_LONGEST, 4 * _LONGEST))
     buffer = io.BytesIO()
-    smaller.save(buffer, format="JPEG", quality=84, optimize=True)
+    smaller.save(buffer, format="JPEG", quality=82, optimize=True)
     kind = "jpeg"
     data = buffer.getvalue()
     if content[:4] == b"\x89PNG" and len(content) <= len(data):

@@ -13,6 +13,14 @@ from d2_unsupdet.analysis.runs import Run, flatten
 from d2_unsupdet.analysis.settings import Setting, differences
 
 _KINDS = {"finetune": "finetuning", "pretrain": "pretraining", "run": "training"}
+_WORDS = {
+    "test": "test data",
+    "iterations": "steps",
+    "seconds": "time",
+    "init_checkpoint": "starting weights",
+    "init_coverage": "share of them used",
+    "state_sha256": "final state, SHA-256",
+}
 _IN_TABLES = ("result", "exports")  # keys of the summary that stand elsewhere on the page
 
 
@@ -66,9 +74,12 @@ def _difference_table(settings: Sequence[Setting], rows: dict[str, list[str]], k
 
 
 def _inner(run: Run, folder: Path | None) -> str:
-    told = {key: value for key, value in run.summary.items() if key not in _IN_TABLES}
-    told = {key: value for key, value in told.items() if value not in (None, {}, [], "")}
-    parts = [tables.definitions({"folder": str(run.path), **told})]
+    told: dict[str, object] = {"folder": str(run.path)}
+    for key, value in run.summary.items():
+        if key not in _IN_TABLES and value not in (None, {}, [], ""):
+            is_time = key == "seconds" and isinstance(value, int | float)
+            told[_WORDS.get(key, key)] = tables.duration(value) if is_time else value
+    parts = [tables.definitions(told)]
     if run.command:
         parts.append(f"<h4>Command</h4><pre class='wrap' tabindex='0'>{escape(run.command)}</pre>")
     if run.files:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from d2_unsupdet.analysis.curves import key_line
-from d2_unsupdet.analysis.runs import Run, flatten
+from d2_unsupdet.analysis.runs import Run, config_value, flatten
 
 
 def sortable(label: str, head: Sequence[str], rows: Sequence[str], texts: Sequence[str]) -> str:
@@ -89,7 +89,7 @@ def method(run: Run) -> str:
 
 def data_set(run: Run) -> str:
     """The data set's name, or names."""
-    value = run.summary.get("data") or "–"
+    value = run.summary.get("data") or config_value(run, "dataloader.train.dataset.names") or "–"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from d2_unsupdet.analysis.pictures import draw_predictions, draw_segmentation
 from d2_unsupdet.analysis.which_boxes import as_objects, surest
-from d2_unsupdet.data import DetectionMapper
+from d2_unsupdet.data import DetectionMapper, SemanticMapper
 from d2_unsupdet.data.images import BadImage
 from d2_unsupdet.data.loader import TestLoader
 from d2_unsupdet.engine.gallery import Drawn
@@ -130,8 +130,10 @@ class AnswerPictures:
         return Drawn(name, drawn, name, alt=f"{name}: image, label map and prediction")
 
 
-def _with_labels(mapper: Any, training_mapper: Any) -> DetectionMapper | None:
-    """The test set's mapper, with labels as the training set's has them."""
+def _with_labels(mapper: Any, training_mapper: Any) -> Any:
+    """The test set's mapper, with labels as the training set's has them; None of unknown ones."""
+    if isinstance(mapper, SemanticMapper):
+        return mapper  # it reads the labels that there are
     if not isinstance(mapper, DetectionMapper):
         return None
     own = copy.copy(mapper)

@@ -1,5 +1,7 @@
 """Every kind of JoinDet recipe: trained with new priors at each step, resumed to equal bits."""
 
+import json
+
 import pytest
 import torch
 import torchvision
@@ -54,3 +56,10 @@ def test_join_det(recipe, options, data, tmp_path, monkeypatch):
     assert store.generations == [0, 1, 2]
     for number in store.generations:
         store.open(number).verify()
+    assert "no pictures of" not in (tmp_path / "log.txt").read_text()
+    pictures = json.loads((tmp_path / "pictures/index.json").read_text())
+    # The same images under every generation, those of before the resume included, each once.
+    drawn = [(e["image"], e["iteration"]) for e in pictures if e["group"] == "prior_evolution"]
+    images = {image for image, _ in drawn}
+    assert images and sorted(drawn) == sorted((image, n) for image in images for n in range(3))
+    assert {e["iteration"] for e in pictures if e["group"] == "eigen"} == {3}

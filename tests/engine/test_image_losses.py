@@ -43,7 +43,9 @@ def test_a_detr_is_judged_as_it_answers(name):
     assert not any("_dn" in key for key in found)
 
 
-@pytest.mark.parametrize("name", ["retinanet", "mask_rcnn_fpn", "deformable_detr"])
+@pytest.mark.parametrize(
+    "name", ["retinanet", "deformable_detr", pytest.param("mask_rcnn_fpn", marks=pytest.mark.slow)]
+)
 def test_nothing_of_the_run_moves(name):
     detr = name == "deformable_detr"
     model = tiny_detr(name, encoder__dropout=0.5) if detr else from_lazy(name, 18)

@@ -14,6 +14,7 @@ from torch import nn
 
 from d2_unsupdet.data.loader import build_test_loader
 from d2_unsupdet.data.mappers import DetectionMapper
+from d2_unsupdet.data.semantic import SemanticMapper
 from d2_unsupdet.engine import answer_pictures
 from d2_unsupdet.engine.answer_pictures import SUREST, AnswerPictures
 from d2_unsupdet.engine.gallery import LARGEST, Drawn, Gallery
@@ -130,6 +131,28 @@ class Judged(nn.Module):
         return {"loss_a": one["image"].float().mean(), "loss_b": torch.tensor(1.0)}
 
 
+def test_label_maps_have_failures_too(tmp_path):
+    records = write_images(tmp_path, [10, 200])
+    for record in records:
+        del record["annotations"]
+        record["sem_seg_file_name"] = record["file_name"].replace(".png", "_labels.png")
+        Image.fromarray(np.zeros((32, 32), np.uint8)).save(record["sem_seg_file_name"])
+
+    class Segmentor(Judged):
+        def forward(self, batch):
+            (one,) = batch
+            if not self.training:
+                return [{"sem_seg": torch.zeros(2, 32, 32)}]
+            return {"loss_sem_seg": one["image"].float().mean() + one["sem_seg"].float().mean()}
+
+    loader = build_test_loader(dataset=records, mapper=SemanticMapper(labelled=False))
+    answers = AnswerPictures(loader=loader, class_names=["a", "b"])
+    with looking(model := Segmentor()):
+        found = list(answers.failures(model, 1, among=2))
+    assert [(d.name, d.value) for d in found] == [("1.png", 200.0)]
+    assert found[0].image.shape[1] > 3 * 224  # image, labels, prediction and the names
+
+
 def test_failures_are_the_images_with_the_largest_losses(tmp_path):
     records = write_images(tmp_path, [10, 200, 30, 90, 120, 60])
     broken = tmp_path / "3.png"
@@ -229,9 +252,10 @@ def test_a_run_does_not_notice_its_pictures(tmp_path):
         "dataloader.train.total_batch_size=2",
         "dataloader.train.num_workers=0",
         "dataloader.test.num_workers=0",
-        "dataloader.test.dataset.subset=9",
+        "dataloader.test.dataset.subset=6",
         "train.max_iter=4",
         "train.eval_period=2",
+        "train.report=false",
         "train.log_period=1",
         "train.checkpointer.period=100",
         "train.ema.enabled=true",

@@ -1,10 +1,14 @@
 """Metric lines: none doubled after a resume, none lost, unknown writers refused."""
 
 import json
+import sys
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from detectron2.utils.events import EventStorage
 
+from d2_unsupdet.engine.gallery import Drawn, Gallery
 from d2_unsupdet.engine.writers import build_writers, cut_metrics
 from d2_unsupdet.errors import UserError
 
@@ -32,6 +36,23 @@ def test_console_line_and_json_line(tmp_path, caplog):
     )
     line = json.loads((tmp_path / "metrics.json").read_text())
     assert line == {**scalars, "iteration": 9}
+
+
+def test_weights_and_biases_gets_the_pictures_once(tmp_path, monkeypatch):
+    logged = []
+    run = SimpleNamespace(log=lambda values, step: logged.append((step, values)))
+    fake = SimpleNamespace(init=lambda **_: run, Image=lambda array: ("image", array.shape))
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    options = {"max_iter": 9, "start_iter": 0, "config": {}}
+    writer = build_writers(["wandb"], tmp_path, **options)[-1]
+    gallery = Gallery(tmp_path, [writer])
+    with EventStorage(4) as storage:
+        storage.put_scalar("bbox/AP", 2.0, smoothing_hint=False)
+        picture = Drawn("a.jpg", np.zeros((8, 9, 3), np.uint8), "a.jpg")
+        gallery.add("views", picture, iteration=5, storage=storage)
+        writer.write()
+        writer.write()
+    assert logged == [(4, {"bbox/AP": 2.0, "views/a.jpg": ("image", (8, 9, 3))})]
 
 
 def test_an_unknown_writer_is_a_sentence(tmp_path):

@@ -7,7 +7,8 @@ from typing import Any
 
 TRAIN: dict[str, Any] = dict(
     output_dir="./output",
-    # Any file that tools/convert_checkpoint.py knows; converted on the way in.
+    # Any file that tools/convert_checkpoint.py knows; converted on the way in. A folder that
+    # tools/publish.py made, or hub:owner/name[@revision] of the Hugging Face hub.
     init_checkpoint="",
     # Share of that file's values the model must take, and patterns of tensors that may start anew
     # where shapes differ (a class head for other classes: ["*cls_score*", "*cls_logits*"]) or where

@@ -90,6 +90,11 @@ def test_detections_carry_the_ids_of_their_file(runs):
         assert found == expected
 
 
+def test_a_run_says_its_classes_when_it_starts(runs):
+    for run in runs:
+        assert "3: screw, nut, bolt" in (run / "log.txt").read_text()
+
+
 def test_scoring_alone_and_drawing_know_the_names(runs):
     run = runs[-1]
     before = detections_of(run)

@@ -55,10 +55,10 @@ def draw_chart(chart: Chart, chart_id: str) -> str:
     """A `<figure>`: the drawing with a text alternative, its legend, its numbers in a table."""
     series = [s for s in chart.series if s.points]
     more = "" if chart.small else legend(series, last=chart.last) + _table(chart, series)
+    at = '<span class="at" hidden="hidden"></span>'  # a script says there where the pointer is
     return (
-        f'<figure class="chart" id="{chart_id}"><figcaption>{escape(chart.title)}'
-        f'<span class="at" hidden="hidden"></span></figcaption>{_svg(chart, series, chart_id)}{more}'
-        "</figure>"
+        f'<figure class="chart" id="{chart_id}"><figcaption>{escape(chart.title)}{at}</figcaption>'
+        f"{_svg(chart, series, chart_id)}{more}</figure>"
     )
 
 

@@ -115,7 +115,10 @@ class Gallery:
         for (_, image), own in rows.items():
             own.sort(key=lambda s: s.picture.iteration or 0)
             name = f" {self._tag(own[0])}" if len(self.runs) > 1 else ""
-            tiles = [self._figure(s, _step(s.picture), tag=False) for s in own]
+            labels = _steps([shot.picture for shot in own])
+            tiles = [
+                self._figure(s, label, tag=False) for s, label in zip(own, labels, strict=True)
+            ]
             parts.append(_strip(f"{escape(image)}{name}", tiles, "evolution"))
         return "".join(parts)
 
@@ -180,8 +183,17 @@ def _repeats(values: Sequence[object]) -> bool:
     return len(set(values)) < len(values)
 
 
-def _step(picture: Picture) -> str:
-    return picture.caption if picture.iteration is None else f"step {picture.iteration:,}"
+def _steps(pictures: Sequence[Picture]) -> list[str]:
+    """The step of each picture of one image, and of its caption what is not the same in all."""
+    rests, labels = [], []
+    for picture in pictures:
+        rest = picture.caption.removeprefix(f"{picture.shown}: ")
+        rests.append(rest.removesuffix(f", after {picture.iteration} steps"))
+    for picture, rest in zip(pictures, rests, strict=True):
+        step = "" if picture.iteration is None else f"step {picture.iteration:,}"
+        own = rest if len(set(rests)) > 1 or not step else ""
+        labels.append(": ".join(filter(None, (step, own))))
+    return labels
 
 
 def _strip(title: str, tiles: Sequence[str], kind: str) -> str:

@@ -151,7 +151,7 @@ def _unfinished(setting: Setting) -> str:
 
 def _key(scored: Sequence[Setting]) -> str:
     """How the cells are read, as far as there is something to read."""
-    sentences = ["Bold: the highest of its column."]
+    sentences = ["Bold: the highest of its column."] if len(scored) > 1 else []
     if any(len(setting.runs) > 1 for setting in scored):
         sentences.append(
             "Of several runs of one setting, which differ by seed only: mean ± standard deviation. "
@@ -159,4 +159,4 @@ def _key(scored: Sequence[Setting]) -> str:
         )
     if any(run.paper_values for setting in scored for run in setting.runs):
         sentences.append("“paper”: the number that the paper prints, at its full size and length.")
-    return f'<p class="dim key-text">{" ".join(sentences)}</p>'
+    return f'<p class="dim key-text">{" ".join(sentences)}</p>' if sentences else ""

@@ -286,7 +286,9 @@ def test_pictures_of_one_image_stand_side_by_side(tmp_path):
     (compared,) = re.findall(r'class="compare"><h4>dog.jpg</h4>(.*?)</div>', page)
     assert re.findall(r"<figcaption>([^<]+)<", compared) == ["a", "b"]
     first, second = re.findall(r'class="evolution"><h4>cat.jpg.*?</h4>(.*?)</div>', page)
-    assert re.findall(r"<figcaption>([^<]+)<", first) == ["step 0", "step 10", "step 20"]
+    assert re.findall(r"<figcaption>([^<]+)<", first) == [
+        f"step {step}: at {step}" for step in (0, 10, 20)
+    ]
     (worst,) = re.findall(r'class="shots sorted">(.*?)</div>', page)
     values = [float(v) for v in re.findall(r'data-value="([^"]+)"', worst)]
     assert values == sorted(values, reverse=True) and len(values) == 6
@@ -335,3 +337,14 @@ def test_running_and_stopped_runs_say_how_far_they_are(tmp_path):
     text = " ".join(Checker(build_page(read_runs([tmp_path / "now", tmp_path / "old"]))).text)
     assert "running, 80 of 200 steps" in text
     assert "not finished, 80 of 200 steps, last heard of on 0" in text
+
+
+def test_what_all_captions_of_an_image_say_is_left_out(tmp_path):
+    run = make_run(tmp_path / "a")
+    for step in (0, 1000):
+        caption = f"dog.jpg: attention of it, after {step} steps"
+        entry = {"group": "eigen", "image": "dog.jpg", "iteration": step}
+        add_picture(run, f"e{step}.png", caption=caption, **entry)
+    page = build_page([read_run(run)])
+    assert "<figcaption>step 0<" in page and "<figcaption>step 1,000<" in page
+    assert 'data-caption="dog.jpg: attention of it, after 1000 steps"' in page

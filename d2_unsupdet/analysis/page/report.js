@@ -76,6 +76,7 @@ function tabs() {
 }
 
 function sortable(table) {
+  if (table.tBodies[0].rows.length < 2) return;
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => {
     const button = make("button", { type: "button", textContent: head.textContent });

@@ -31,7 +31,7 @@ from d2_unsupdet.errors import UserError  # noqa: E402
 def make(root: Path, *, unlabeled: int, train: int, val: int) -> None:
     """Draw the images and write the labels."""
     if root.exists() and any(root.iterdir()):
-        raise UserError(f"{root} exists and is not empty: name a new folder.")
+        raise UserError(f"{root} is not empty: name a new folder, or delete it.")
     _copy(get_dataset(f"toy_unlabeled:images={unlabeled}"), root / "unlabeled")
     for split, count in (("train", train), ("val", val)):
         records = get_dataset(f"toy_{split}:images={count}")

@@ -24,6 +24,7 @@ from d2_unsupdet.seeding import seeded
 
 SUREST = 10  # boxes of a detector without classes
 THRESHOLD = 0.3  # score of what is drawn of one with classes
+UNSURE = 3  # boxes of one that is sure of nothing
 
 logger = logging.getLogger(__name__)
 
@@ -112,6 +113,8 @@ class AnswerPictures:
             # Of a detector that only was pretrained the order says more than the scores.
             real, names, top = None if real is None else as_objects(real), ["object"], SUREST
         answer = answer.to("cpu")
+        if top is None and not (answer.scores >= THRESHOLD).any():
+            top = UNSURE  # rather than an empty picture; their scores stand beside them
         drawn = draw_predictions(truth["image"], real, answer, names, threshold=THRESHOLD, top=top)
         shown = surest(answer, THRESHOLD, top)
         said = f"predicted: {_counts(shown.pred_classes, names)}"

@@ -114,6 +114,16 @@ def test_answers_without_classes_are_the_surest_objects(tmp_path, monkeypatch, a
     assert picture.alt.startswith(f"0.png, labelled: 1 {'object' if agnostic else 'e'}; predicted:")
 
 
+def test_who_is_sure_of_nothing_shows_the_surest(tmp_path):
+    answers = answers_for(write_images(tmp_path, [0]), class_names=list("abcde"))
+    unsure, sure = answer(9), answer(9)
+    unsure.scores = torch.linspace(0, 0.2, 9)
+    sure.scores = torch.linspace(0.2, 0.38, 9)  # four of them reach 0.3
+    for found, said in ((unsure, "predicted: 3 a"), (sure, "predicted: 4 a")):
+        (picture,) = answers.predictions(lambda batch, f=found: [{"instances": f}], 1)
+        assert picture.alt.endswith(said)
+
+
 class Judged(nn.Module):
     """Its loss is the brightness of the image."""
 

@@ -67,8 +67,15 @@ def data(tmp_path_factory):
     layouts.write_coco(root, {"train2017": records[:2], "val2017": records[2:]})
     train, val = ("train2017", records[:2]), ("val2017", records[2:])
     layouts.write_lvis(root, {"train": train, "val": val})
-    layouts.write_cityscapes(root, {"train": records[:2], "val": records[2:]})
+    layouts.write_stuff27(root, records[:2], "train2017")
+    layouts.write_stuff27(root, records[2:], "val2017")
+    halves = {"train": records[:2], "val": records[2:]}
+    unlabelled = {"test": records[:2], "train_extra": records[2:]}
+    layouts.write_cityscapes(root, {**halves, **unlabelled})
     layouts.write_imagenet(root, records)
+    layouts.write_imagenet(root, records, name="imagenet100")
+    layouts.write_places365(root, halves)
+    layouts.write_places205(root, halves)
     return root
 
 
@@ -156,9 +163,92 @@ def test_detr_family(config, options, scores, data, tmp_path, monkeypatch):
     assert set(summary["result"]) == scores
 
 
+FORMATS = {  # of boxes: training set and test set
+    "coco": ("coco_2017_train", "coco_2017_val"),
+    "voc": ("voc_2007_trainval,voc_2012_trainval", "voc_2007_test"),
+    "lvis": ("lvis_v1_train", "lvis_v1_val"),
+    "cityscapes": ("cityscapes_fine_instance_seg_train", "cityscapes_fine_instance_seg_val"),
+}
+FAMILY = {
+    "detr": "detr_r50_300ep",
+    "conditional": "conditional_detr_r50_50ep",
+    "deformable": "deformable_detr_r50_50ep",
+    "two_stage": "deformable_detr_r50_two_stage_50ep",
+    "dab": "dab_deformable_detr_r50_50ep",
+    "dn": "dn_dab_deformable_detr_r50_50ep",
+    "deta": "deta_r50_12ep",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("labels", FORMATS)
+@pytest.mark.parametrize("detector", [*FAMILY, "faster_rcnn_c4", "retinanet"])
+def test_every_detector_of_boxes_on_every_format(detector, labels, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(data))
+    recipe = {
+        "faster_rcnn_c4": ("voc/faster_rcnn_r50_c4_24k", [*DETECTION, *C4]),
+        "retinanet": ("coco/retinanet_r50_fpn_1x", [*DETECTION, *FPN]),
+    }
+    config, options = recipe.get(detector) or (f"coco/{FAMILY[detector]}", DETR)
+    sets = zip(("train", "test"), FORMATS[labels], strict=True)
+    options = [*options, *(f"dataloader.{part}.dataset.names={names}" for part, names in sets)]
+    if labels == "cityscapes":  # its own scores are of masks
+        options += ["dataloader.evaluator._target_=d2_unsupdet.evaluation.CocoEvaluator"]
+    summary = run(f"finetune/{config}.py", tmp_path, *options, "train.max_iter=2")
+    assert set(summary["result"]) == {"bbox", *(["bbox_coco"] if labels == "voc" else [])}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("labels", ["coco27", "cityscapes27"])
+def test_segmentation_without_labels(labels, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(data))
+    recipe = {"coco27": "coco_stuff27_r18", "cityscapes27": "cityscapes27_r18"}[labels]
+    options = [
+        *COMMON,
+        "dataloader.train.total_batch_size=4",
+        "dataloader.train.mapper.size=32",
+        "dataloader.train.mapper.resize=48",
+        "dataloader.test.mapper.size=32",
+        "dataloader.test.num_workers=0",
+        "train.pictures=1",
+    ]
+    if labels == "coco27":  # two training images
+        options += ["dataloader.train.total_batch_size=2"]
+    config = f"pretrain/dense_siam_segmentation/{recipe}.py"
+    summary = run_and_resume(config, tmp_path, *options)
+    assert {"mIoU", "mIoU-things", "mIoU-stuff"} < set(summary["result"]["sem_seg"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("edition", ["365", "205"])
+def test_a_probe_on_places(edition, data, tmp_path, monkeypatch, capsys):
+    """From pretraining on its images to the linear probe, as docs/probes.md has it."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(data))
+    names = f"places{edition}_train"
+    options = [*PAIRED, "dataloader.train.total_batch_size=2", "model.queue_size=8"]
+    options += [f"dataloader.train.dataset.names={names}", "train.max_iter=2"]
+    run("pretrain/moco_v2/folder_r18.py", tmp_path / "run", *options)
+    probe = ["linear", f"{tmp_path}/run", "--train-data", names]
+    probe += ["--test-data", f"places{edition}_val", "--augment", "--unpooled", "--epochs", "2"]
+    spec = importlib.util.spec_from_file_location("probe", CONFIGS.parent / "tools/probe.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    tool.main([*probe, "--size", "64", "--workers", "0", "--out", str(tmp_path)])
+    assert json.loads((tmp_path / "linear.json").read_text())["settings"]["unpooled"]
+    assert "protocol: places" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "names",
-    ["imagenet_train", "coco_2017_train", "voc_2007_trainval", "folder:cityscapes/leftImg8bit"],
+    [
+        "imagenet_train",
+        "coco_2017_train",
+        "voc_2007_trainval",
+        "folder:cityscapes/leftImg8bit",
+        pytest.param("imagenet100_train", marks=pytest.mark.slow),
+        pytest.param("places365_train,places205_train", marks=pytest.mark.slow),
+        pytest.param("coco_2017_train_unlabeled", marks=pytest.mark.slow),
+    ],
 )
 def test_formats_of_pretraining(names, data, tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(data))

@@ -91,6 +91,17 @@ def done_in(output: Path, row: Row) -> str:
     return "begun" if list(output.glob(f"**/{row.id}")) else "not run"
 
 
+def several(chosen: Sequence[Row], options: Options) -> list[Row]:
+    """Those of a pattern that can be run; one file of weights is that of one kind of start."""
+    starts = sorted({row.start for row in chosen if not row.cited})
+    if options.weights and len(starts) > 1:
+        raise UserError(
+            f"--weights={options.weights} cannot be the start of all of these rows, which begin "
+            f"with {', '.join(starts)}: put a file of each into the folder of $D2_UNSUPDET_WEIGHTS."
+        )
+    return [row for row in chosen if not row.cited]
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """List, write the page, print commands, or run."""
     args = parse(argv)
@@ -107,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"'{args.row}' is an override; the row's id comes first.")
     options, chosen = options_of(args), select(args.row)
     if len(chosen) > 1:
-        chosen = [row for row in chosen if not row.cited]
+        chosen = several(chosen, options)
     for row in chosen:
         if args.dry_run:
             stages = plan(row, options)

@@ -47,7 +47,9 @@ def table_text(table: Table) -> str:
     """Heading, how it is finetuned, whose numbers, the rows."""
     said = f"Numbers: {table.source}." + (f" {table.note}" if table.note else "")
     settings = any(row.setting for row in table.rows)
-    shared = len({linked(row) for row in table.rows if not row.cited}) == 1
+    ways = {linked(row) for row in table.rows if not row.cited}
+    # of two, the second is that of one row whose layers are in another order
+    shared = len(ways) == 1 or len(ways) == 2 and any(row.pretrain for row in table.rows)
     head = ["row", *(["setting"] if settings else []), "start", *table.columns.values(), "here"]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     told: set[str] = set()
@@ -67,8 +69,8 @@ def protocol(table: Table, *, shared: bool) -> str:
     ways = dict.fromkeys(way for row in table.rows if (way := linked(row)))
     names = [metric for metric in table.columns if not metric.startswith(NOT_SCORED)]
     scores = ", ".join(f"`{metric}`" for metric in names)
-    parts = [f"{', '.join(ways)} scored by"] if ways and shared else ["Scored by"]
-    return f"{parts[0]} {scores}. " if scores else ""
+    begin = f"{' and '.join(ways)} scored by" if ways and shared else "Scored by"
+    return f"{begin} {scores}. " if scores else ""
 
 
 def linked(row: Row) -> str:

@@ -56,10 +56,13 @@ class Options:
 
     def of(self, kind: str) -> list[str]:
         """The overrides of one kind of training."""
-        marked = {"pretrain", "finetune"}
-        parts = [(text.partition(":"), text) for text in self.overrides]
-        return [p[2] if p[0] in marked else text for p, text in parts if p[0] in {kind} or
-                p[0] not in marked]  # fmt: skip
+        found = []
+        for text in self.overrides:
+            mark, colon, rest = text.partition(":")
+            marked = bool(colon) and mark in ("pretrain", "finetune")
+            if not marked or mark == kind:
+                found.append(rest if marked else text)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,9 +175,8 @@ def _pretraining(recipe: Recipe, weights: str, options: Options) -> list[Stage]:
 
 def _boxes(recipe: Recipe, cfg: DictConfig) -> Stage:
     """The store that the config reads; a share of the images has a store of its own."""
-    names, subset = str(cfg.dataloader.train.dataset.names), cfg.dataloader.train.dataset.get(
-        "subset"
-    )  # fmt: skip
+    dataset = cfg.dataloader.train.dataset
+    names, subset = str(dataset.names), dataset.get("subset")
     store = ROOT / str(cfg.dataloader.train.mapper.source.path)
     words = ["tools/extract_priors.py", "--dataset", names, "--source", recipe.boxes]
     if subset is not None:
@@ -183,9 +185,7 @@ def _boxes(recipe: Recipe, cfg: DictConfig) -> Stage:
     return Stage(kind="boxes", words=(*words, "--out", str(store)), folder=store, data=(names,))
 
 
-def _finetuning(
-    recipe: Recipe, weights: str, seed: int, folder: Path, options: Options
-) -> Stage:  # fmt: skip
+def _finetuning(recipe: Recipe, weights: str, seed: int, folder: Path, options: Options) -> Stage:
     changes = [*recipe.overrides, *options.of("finetune")]
     cfg = _load(recipe.config, changes)
     subset = str(cfg.dataloader.train.dataset.get("subset") or "")

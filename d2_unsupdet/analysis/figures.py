@@ -126,11 +126,15 @@ class Gallery:
         rows: dict[str, list[_Shot]] = {}
         for shot in shots:
             rows.setdefault(shot.picture.shown, []).append(shot)
-        parts = []
+        parts, alone = [], []
         for image, own in sorted(rows.items(), key=lambda row: -len(row[1])):
+            if len(own) == 1:
+                alone.append(self._figure(own[0]))
+                continue
             tiles = [self._figure(s, s.run.name, tag=False) for s in own]
             parts.append(_strip(escape(image), tiles, "compare"))
-        return "".join(parts)
+        rest = f'<div class="shots">{"".join(alone)}</div>' if alone else ""
+        return "".join(parts) + rest
 
     def _figure(self, shot: _Shot, label: str | None = None, *, tag: bool = True) -> str:
         picture = shot.picture

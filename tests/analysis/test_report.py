@@ -348,3 +348,13 @@ def test_what_all_captions_of_an_image_say_is_left_out(tmp_path):
     page = build_page([read_run(run)])
     assert "<figcaption>step 0<" in page and "<figcaption>step 1,000<" in page
     assert 'data-caption="dog.jpg: attention of it, after 1000 steps"' in page
+
+
+def test_an_image_of_one_run_has_no_row_of_its_own(tmp_path):
+    runs = [make_run(tmp_path / name, config=f"lr: {name}") for name in "ab"]
+    for run in runs:
+        add_picture(run, "p.png", caption="dog.jpg", group="predictions", image="dog.jpg")
+    add_picture(runs[0], "q.png", caption="cat.jpg", group="predictions", image="cat.jpg")
+    page = build_page(read_runs(runs))
+    assert page.count('<div class="compare">') == 1
+    assert re.search(r'<div class="shots">.*?cat\.jpg <span class="tag">a</span>', page)

@@ -25,8 +25,8 @@ _TITLES = {
     "prior_evolution": ("Boxes over time", "How the boxes change from generation to generation."),
 }
 _SMALL = 24_000  # bytes of a PNG that is kept as it is
-_LONGEST = 1400  # pixels
-_ON_A_PAGE = 160  # pictures, unless asked for more
+_LONGEST = 1200  # pixels
+_ON_A_PAGE = 120  # pictures, unless asked for more
 
 
 @dataclass
@@ -171,7 +171,7 @@ def encode(picture: Picture) -> tuple[str, str, int, int]:
         smaller = image.convert("RGB")
     smaller.thumbnail((_LONGEST, 4 * _LONGEST))
     buffer = io.BytesIO()
-    smaller.save(buffer, format="JPEG", quality=82, optimize=True)
+    smaller.save(buffer, format="JPEG", quality=80, optimize=True)
     kind = "jpeg"
     data = buffer.getvalue()
     if content[:4] == b"\x89PNG" and len(content) <= len(data):

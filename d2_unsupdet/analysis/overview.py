@@ -33,7 +33,8 @@ def cards(settings: Sequence[Setting], baseline: Setting | None) -> str:
         rivals = [s for s in settings if s.scores(column)]
         best = max(rivals, key=lambda s: s.mean(column) or 0.0)
         digits = digits_of([v for s in rivals for v in s.scores(column)])
-        title = f"Best {score_title(column)}" if len(rivals) > 1 else score_title(column)
+        title = score_title(column)
+        title = f"Best {title[0].lower()}{title[1:]}" if len(rivals) > 1 else title
         noise = spread(best.scores(column))
         value = f"{best.mean(column):.{digits}f}"
         if noise is not None:

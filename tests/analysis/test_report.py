@@ -2,15 +2,20 @@
 
 import base64
 import hashlib
+import io
 import json
 import os
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from d2_unsupdet.analysis.charts import series
+from d2_unsupdet.analysis.figures import encode
 from d2_unsupdet.analysis.report import build_page, main, write_report
+from d2_unsupdet.analysis.run_pictures import Picture
 from d2_unsupdet.analysis.runs import read_run, read_runs
 from d2_unsupdet.analysis.scores import score_columns
 from d2_unsupdet.analysis.settings import group_settings
@@ -358,3 +363,16 @@ def test_an_image_of_one_run_has_no_row_of_its_own(tmp_path):
     page = build_page(read_runs(runs))
     assert page.count('<div class="compare">') == 1
     assert re.search(r'<div class="shots">.*?cat\.jpg <span class="tag">a</span>', page)
+
+
+@pytest.mark.parametrize("webp", [True, False])
+def test_large_pictures_become_smaller_and_stay_pictures(tmp_path, monkeypatch, webp):
+    noise = np.random.default_rng(0).integers(0, 255, (60, 2400, 3), dtype=np.uint8)
+    path = tmp_path / "a.png"
+    Image.fromarray(noise).save(path)
+    monkeypatch.setattr("d2_unsupdet.analysis.figures.features.check", lambda name: webp)
+    data, kind, width, height = encode(Picture(path, "a", "views"))
+    assert (kind, width, height) == ("webp" if webp else "jpeg", 1200, 30)
+    assert len(data) < path.stat().st_size / 4
+    with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+        assert image.size == (1200, 30)

@@ -18,6 +18,7 @@ from PIL import Image
 from d2_unsupdet.data.images import BadImage, read_image
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+BEGINNINGS = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG"}
 # Detectors resize by the short side, some without a bound on the long one: what a strip of a few
 # pixels would grow to is not seen in its number of pixels.
 MOST_ASPECT = 20
@@ -69,9 +70,7 @@ def received(data: bytes, limits: Limits) -> Iterator[Upload]:
         try:
             pixels = read_image(path)
         except BadImage:  # its reason may hold words of decoders, which are not for the page
-            raise Refused(
-                422, f"The file begins as a {kind} image but cannot be decoded: it is damaged."
-            ) from None
+            raise damaged(kind) from None
         yield Upload(path, pixels)
 
 
@@ -89,6 +88,9 @@ def check(data: bytes, limits: Limits) -> str:
     except Image.DecompressionBombError:
         raise Refused(413, _too_many("far too many", limits)) from None
     except Exception:  # decoders raise nearly anything on hostile bytes
+        kind = begins_as(data)
+        if kind:
+            raise damaged(kind) from None
         raise Refused(
             415, "This is no image that is read here: choose a JPEG, PNG, WebP or BMP file."
         ) from None
@@ -99,6 +101,18 @@ def check(data: bytes, limits: Limits) -> str:
             422, f"The image has {width} x {height} pixels, a line rather than a picture: crop it."
         )
     return kind
+
+
+def begins_as(data: bytes) -> str | None:
+    """The format by the first bytes alone, of what no decoder opens."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WebP"
+    return next((kind for mark, kind in BEGINNINGS.items() if data.startswith(mark)), None)
+
+
+def damaged(kind: str) -> Refused:
+    """The file was an image once."""
+    return Refused(422, f"The file begins as a {kind} image but cannot be decoded: it is damaged.")
 
 
 def too_large(size: int, limits: Limits) -> Refused:

@@ -5,6 +5,7 @@ threads, and memory stays what one image needs. Only so many wait.
 """
 
 import base64
+import filecmp
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -143,10 +144,15 @@ class Viewer:
         if self.gallery is None:
             return []
         found = self.gallery.nearest(upload.pixels, without=index)
-        names = {one.index: self.gallery.paths[one.index].name for one in found}  # no folders
+        files = {one.index: self.gallery.paths[one.index] for one in found}
         return [
-            {"index": o.index, "name": names[o.index], "similarity": round(o.similarity, 4)}
-            for o in found
+            {
+                "index": one.index,
+                "name": files[one.index].name,  # without its folder
+                "similarity": round(one.similarity, 4),
+                "same": _same(upload.path, files[one.index]),
+            }
+            for one in found
         ]
 
 
@@ -162,6 +168,14 @@ def attention_json(attention: Attention) -> dict[str, Any]:
     columns_of = zip(places, weights.tolist(), attention.levels.tolist(), strict=True)
     points = [[*_rounded(place), round(weight, 5), level] for place, weight, level in columns_of]
     return {"points": points, "outside": round(share_outside(attention), 3)}
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether two files hold the same bytes: an upload may be of the gallery itself."""
+    try:
+        return filecmp.cmp(one, other, shallow=False)  # looks at the sizes first
+    except OSError:  # the gallery's is gone
+        return False
 
 
 def _rounded(numbers: Any) -> list[float]:

@@ -9,6 +9,7 @@ let about = null; // what the model can do
 let seen = null; // the answer that is shown
 let chosen = -1; // number of the box whose attention is shown
 let asking = null; // the request in flight
+let surest = 0; // so many boxes whatever they score, until the slider is moved; 0: by score
 
 function make(name, attributes = {}, ...children) {
   const element = document.createElement(name);
@@ -64,11 +65,13 @@ function busy(yes, words = "") {
   at("progress").hidden = !yes;
   if (yes) {
     at("trouble").hidden = true;
+    at("trouble").textContent = "";
     say(words);
   }
 }
 
 function trouble(sentence) {
+  say(""); // nothing is looked at any more
   at("trouble").textContent = sentence;
   at("trouble").hidden = false;
 }
@@ -121,6 +124,7 @@ function setSlider() {
 // Boxes come surest first, so both kinds of choice keep a beginning of the list.
 function kept() {
   const value = Number(at("slider").value);
+  if (surest) return seen.boxes.slice(0, surest);
   return about.pretrained ? seen.boxes.slice(0, value) : seen.boxes.filter((one) => one.score >= value);
 }
 
@@ -130,7 +134,7 @@ const colorOf = (one, number) => (about.pretrained ? about.levels[number % about
 function drawBoxes() {
   const boxes = kept();
   const value = Number(at("slider").value);
-  at("slider-value").textContent = about.pretrained ? boxes.length : value.toFixed(2);
+  at("slider-value").textContent = about.pretrained ? boxes.length : surest ? `the surest ${surest}` : value.toFixed(2);
   at("count").textContent = boxes.length === 1 ? "1 box" : `${boxes.length} boxes`;
   at("none").hidden = boxes.length > 0;
   const best = seen.boxes[0]?.score;
@@ -148,6 +152,7 @@ function drawBoxes() {
 function lower(best) {
   const button = make("button", { type: "button", id: "lower" }, "Show the surest five");
   button.addEventListener("click", () => {
+    surest = 5; // by a score, boxes that tie with the fifth would come along
     at("slider").value = Math.floor(100 * (seen.boxes[4] ?? seen.boxes.at(-1)).score) / 100;
     drawBoxes();
     at("list").querySelector("button")?.focus();
@@ -282,11 +287,11 @@ function ramped(value) {
 
 function drawStrip(list, images) {
   list.replaceChildren(
-    ...images.map(({ index, name, similarity }) => {
+    ...images.map(({ index, name, similarity, same }) => {
       const picture = make("img", { src: `/thumbnail/${index}`, alt: "", loading: "lazy", width: 128, height: 128 });
-      const caption = similarity === undefined ? [] : [make("span", {}, make("b", {}, name), make("em", {}, similarity.toFixed(2)))];
+      const caption = similarity === undefined ? [] : [make("span", {}, make("b", {}, name), make("em", {}, same ? "the same image" : similarity.toFixed(2)))];
       const button = make("button", { type: "button" }, picture, ...caption);
-      const like = similarity === undefined ? "" : `, similarity ${similarity.toFixed(2)}`;
+      const like = similarity === undefined ? "" : same ? ", the same image" : `, similarity ${similarity.toFixed(2)}`;
       button.setAttribute("aria-label", `Look at ${name ?? `image ${index + 1}`}${like}`);
       button.addEventListener("click", () => {
         scrollTo({ top: 0 });
@@ -304,7 +309,10 @@ at("file").addEventListener("change", (event) => {
   event.target.value = ""; // the same file may be chosen again
 });
 at("ask").addEventListener("submit", (event) => event.preventDefault());
-at("slider").addEventListener("input", drawBoxes);
+at("slider").addEventListener("input", () => {
+  surest = 0;
+  drawBoxes();
+});
 at("list").addEventListener("keydown", (event) => {
   const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
   if (!step) return;

@@ -68,17 +68,20 @@ def test_good_and_bad_uploads(open_page, photos, tmp_path):
     page.wait(f"!{TROUBLE}.hidden")
     assert text(page, "#trouble").startswith("notes.jpg: This is no image that is read here")
     assert page.evaluate("document.querySelector('#result').hidden")
+    assert text(page, "#status") == ""  # it is no longer looking at anything
     assert [c for c in page.complaints if "status of 415" not in c] == []
     page.complaints.clear()
 
     send(page, photos / "photo_1.png")
-    assert page.evaluate(f"{TROUBLE}.hidden")
+    assert page.evaluate(f"{TROUBLE}.hidden && {TROUBLE}.textContent === ''")
     assert text(page, "#size") == "80 × 60" and page.evaluate("image.naturalWidth") == 80
     assert count(page, "#neighbours img") == 5 and "photo_1.png" in text(page, "#neighbours li")
+    assert text(page, "#neighbours").count("the same image") == 1
     # random weights are sure of nothing: the page says so and offers a way on
     assert "No box scores that high" in text(page, "#none") and count(page, ".box") == 0
     page.click("#lower")
-    assert 5 <= count(page, ".box") == count(page, "#list button")
+    assert count(page, ".box") == count(page, "#list button") == 5  # also where scores are tied
+    assert text(page, "#slider-value") == "the surest 5"
     alt = page.evaluate("document.querySelector('#image').alt")
     assert alt.startswith(f"photo_1.png, {count(page, '.box')} boxes: ")
 

@@ -45,7 +45,13 @@ def test_boxes_points_and_neighbours(viewer, photos):
         assert {point[3] for point in box["attention"]["points"]} == {0, 1}
     assert answer["shapes"] == [(12, 16), (6, 8)]  # 96 x 128 at strides 8 and 16
     nearest = answer["neighbours"][0]
-    assert nearest == {"index": 2, "name": "photo_2.png", "similarity": pytest.approx(1, abs=1e-3)}
+    assert nearest == {
+        "index": 2,
+        "name": "photo_2.png",
+        "similarity": pytest.approx(1, abs=1e-3),
+        "same": True,
+    }
+    assert [one["same"] for one in answer["neighbours"]] == [True, False, False, False, False]
     assert len(answer["neighbours"]) == 5
     assert str(photos) not in str(answer)
 

@@ -14,8 +14,10 @@ from detectron2.structures import Instances
 from omegaconf import DictConfig
 from torch import nn
 
+from d2_unsupdet.analysis.runs import read_run
 from d2_unsupdet.checkpoint.checkpointer import newest_weights
 from d2_unsupdet.checkpoint.load import load_weights
+from d2_unsupdet.checkpoint.published import is_published, read_manifest
 from d2_unsupdet.data import catalog
 from d2_unsupdet.engine.build import build_model
 from d2_unsupdet.engine.checks import is_class_agnostic, prepare
@@ -85,19 +87,25 @@ def open_detector(
     run = Path(source) if Path(source).is_dir() else None
     config = str(run / "config.yaml" if run is not None else source)
     cfg = load_config(config, [*overrides, "train.init_checkpoint="])
-    if scored_set(cfg) is not None:
+    told = _told_classes(cfg, run)
+    if told and not _on_disk(cfg):  # answers need no data set, only names
+        names = told
+    elif scored_set(cfg) is not None:
         cfg = prepare(cfg, eval_only=True)
+        names = class_names(cfg)
     elif not is_box_pretext(cfg.model):
         raise UserError(f"{config} has no dataloader.test; it is not that of a detector.")
+    else:
+        names = class_names(cfg)
     model = build_model(cfg)
     if weights is None and run is None:
         raise UserError("There are no weights: a config holds none; give --weights FILE.")
     if weights is None:
         assert run is not None
-        model.load_state_dict(newest_weights(run))
+        _fill(model, run)
     elif weights != RANDOM:
         print(load_weights(model, weights, allow_missing=(), allow_unsafe=allow_unsafe))
-    return Shown(label, model.eval(), whole_image_mapper(cfg), class_names(cfg), cfg)
+    return Shown(label, model.eval(), whole_image_mapper(cfg), names, cfg)
 
 
 def open_like(first: Shown, source: str, *, label: str, allow_unsafe: bool = False) -> Shown:
@@ -113,6 +121,39 @@ def open_like(first: Shown, source: str, *, label: str, allow_unsafe: bool = Fal
     if source != RANDOM:
         print(load_weights(model, source, allow_missing=(), allow_unsafe=allow_unsafe))
     return Shown(label, model.eval(), first.mapper, first.names, first.cfg)
+
+
+def _fill(model: nn.Module, run: Path) -> None:
+    """With the newest weights of a run or the ones of a published folder."""
+    state = newest_weights(run)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        first = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"The weights in '{run}' are not of the model of its config.yaml ({first} ...): one of "
+            "the two was changed; copy the folder again."
+        ) from None
+
+
+def _told_classes(cfg: DictConfig, run: Path | None) -> list[str]:
+    """What a run or a published folder itself says about its classes, which may be nothing."""
+    if run is None:
+        return []
+    if is_box_pretext(cfg.model) or is_class_agnostic(cfg):
+        return ["object"]
+    told = read_manifest(run) if is_published(run) else read_run(run).summary
+    found = told.get("classes")
+    return list(map(str, found)) if isinstance(found, list) else []
+
+
+def _on_disk(cfg: DictConfig) -> bool:
+    test = scored_set(cfg)
+    try:
+        catalog.check(test.dataset.names if test is not None else [])
+    except UserError:
+        return False
+    return True
 
 
 def class_names(cfg: DictConfig) -> list[str]:

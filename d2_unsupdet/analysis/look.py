@@ -17,6 +17,7 @@ from torch import Tensor
 from d2_unsupdet.analysis.attention import Attention, Trace, trace_attention
 from d2_unsupdet.analysis.detectors import Shown, open_detector
 from d2_unsupdet.checkpoint.backbone import FrozenResNet, load_resnet, resnet_of
+from d2_unsupdet.checkpoint.published import is_export
 from d2_unsupdet.detectors import DETR
 from d2_unsupdet.detectors.boxes import to_xyxy
 from d2_unsupdet.engine.config import is_box_pretext, load_config, scored_set
@@ -104,8 +105,8 @@ def open_looker(
     """What a run, or a file of weights, has to say.
 
     Args:
-        source: the folder of a run, a file of weights in one (its config is used), any other file
-            of weights (its backbone is used), or a config.
+        source: the folder of a run or a published one, a file of weights in one (its config is
+            used), any other file of weights (its backbone is used), or a config.
         weights: those of a config or instead of a run's newest.
         overrides: of the config.
         allow_unsafe: let a file run code.
@@ -121,7 +122,7 @@ def open_looker(
     folder = Path(source) if Path(source).is_dir() else None
     label = Path(source).resolve().stem
     cfg = load_config(str(folder / "config.yaml" if folder else source), overrides)
-    if not _predicts(cfg):
+    if not _predicts(cfg) or (folder is not None and weights is None and is_export(folder)):
         if folder is None:
             raise UserError(f"{source} configures no detector: give the run's folder instead.")
         net = load_resnet(weights or folder, allow_unsafe=allow_unsafe)
@@ -135,7 +136,7 @@ def open_looker(
 
 def _is_export(path: Path) -> bool:
     """What a pretext exports is the downstream model, not the one of the config beside it."""
-    return path.stem == "export"
+    return path.stem == "export" or is_export(path.parent)
 
 
 def _predicts(cfg: DictConfig) -> bool:

@@ -21,7 +21,7 @@ _WORDS = {
     "init_coverage": "share of them used",
     "state_sha256": "final state, SHA-256",
 }
-_IN_TABLES = ("result", "exports")  # keys of the summary that stand elsewhere on the page
+_IN_TABLES = ("result", "exports", "classes")  # keys that stand elsewhere on the page
 
 
 def run_details(settings: Sequence[Setting], folder: Path | None) -> str:

@@ -122,7 +122,7 @@ class RunCheckpointer:
             except BrokenCheckpoint as error:
                 log.warning("BROKEN CHECKPOINT: %s; trying the one before it.", error)
                 continue
-            log.info("Resuming from %s (iteration %s).", path, state.get("iteration"))
+            log.info("reading %s", path)  # the callers know what for, and count its steps
             return state
         if candidates:
             raise UserError(

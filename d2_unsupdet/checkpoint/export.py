@@ -1,5 +1,6 @@
 """Write weights for others to read: `.safetensors`, Detectron2's `.pkl`, or a plain `.pth`."""
 
+import json
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -46,7 +47,22 @@ def write_weights(
 def _write_safetensors(file: BinaryIO, state: State, meta: dict[str, str]) -> None:
     from safetensors.torch import save
 
-    file.write(save(state, {"format": "pt", "author": AUTHOR, **meta}))
+    whole = save(state, {"format": "pt", "author": AUTHOR, **meta})
+    length = int.from_bytes(whole[:8], "little")
+    file.write(whole[:8] + _in_order(whole[8 : 8 + length]))
+    file.write(memoryview(whole)[8 + length :])
+
+
+def _in_order(header: bytes) -> bytes:
+    """The same header with its metadata sorted, so that equal weights are equal bytes.
+
+    The library writes them in an order that changes from call to call. The header is JSON, padded
+    by spaces, which sorting leaves as long as it was.
+    """
+    told = json.loads(header)
+    told["__metadata__"] = dict(sorted(told["__metadata__"].items()))
+    result = json.dumps(told, separators=(",", ":"), ensure_ascii=False).encode()
+    return result.ljust(len(header)) if len(result) <= len(header) else header
 
 
 def _write_pickle(file: BinaryIO, state: State, meta: dict[str, str]) -> None:

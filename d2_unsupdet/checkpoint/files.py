@@ -215,9 +215,8 @@ def _read_pickled(path: Path, allow_unsafe: bool) -> Any:
     except RefusedGlobal:
         raise
     except Exception as error:  # noqa: BLE001 (a hostile file chooses what it raises)
-        raise UserError(
-            f"{path} is not a readable file of weights ({_first_line(error)})."
-        ) from None
+        log.debug("%s: %s", path, error)  # PyTorch's own words are advice to programmers
+        raise UserError(f"{path} is not a file of weights: {_why_not(head)}.") from None
 
 
 def _read_unsafe(path: Path, is_torch: bool) -> Any:
@@ -304,6 +303,8 @@ def _tensor(value: Any) -> torch.Tensor | None:
     return value.detach() if isinstance(value, torch.Tensor) else None
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
+def _why_not(head: bytes) -> str:
+    """In words, by the first bytes of what could not be read."""
+    if head == _ZIP or head[:1] == pickle.PROTO:
+        return "it begins like one but cannot be read, cut short perhaps; fetch or copy it again"
+    return "it begins like none; give a .safetensors, .pth or .pkl file that training wrote"

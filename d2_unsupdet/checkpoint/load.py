@@ -299,7 +299,8 @@ def _missing(
     classless = has_detector(plan.state) and not any(map(is_class_tensor, plan.state))
     if whole and classless:  # what a box pretext exports
         for name in filter(is_class_tensor, report.new):
-            report.classes[name] = "starts anew: the file has no class heads"
+            why = "by classes=drop" if dropped else "the file has no class heads"
+            report.classes[name] = f"starts anew: {why}"
     new = [n for n in report.new if not (whole and (dropped or classless) and is_class_tensor(n))]
     new = view.asked(new, report)
     if allowed is not None:

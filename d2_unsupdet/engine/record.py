@@ -18,7 +18,8 @@ from d2_unsupdet.data.annotations import report_bad_boxes
 from d2_unsupdet.data.plan import BatchPlan
 from d2_unsupdet.data.subsets import save_ids
 from d2_unsupdet.engine.build import Hooks
-from d2_unsupdet.engine.config import dump_config, scored_set
+from d2_unsupdet.engine.checks import is_class_agnostic
+from d2_unsupdet.engine.config import dump_config, is_box_pretext, scored_set
 from d2_unsupdet.engine.schedule import describe
 from d2_unsupdet.engine.trainer import Trainer, unwrap
 from d2_unsupdet.errors import UserError
@@ -70,7 +71,7 @@ def say_start(
     kept = sum(p.numel() for g in groups if g.get("fixed_lr") for p in g["params"]) / 1e6
     fixed = f"; fixed for {kept:.2f} M parameters" if kept else ""
     parts = f" in {trainer.accumulate} micro-batches" if trainer.accumulate > 1 else ""
-    share = f" ({report.source_share:.1%} of its parameters used)" if report else ""
+    share = f" ({_used(report)})" if report else ""
     amp = options.amp.dtype if options.amp.enabled else "fp32"
     spec = cfg.dataloader.train.dataset.get("subset")
     subset = "" if spec is None else f" (subset {spec})"
@@ -108,6 +109,25 @@ def classes_text(names: catalog.Names) -> str:
     return f"{len(classes):,}: {', '.join(classes[:SHOWN_CLASSES])}{more}"
 
 
+def _used(report: LoadReport) -> str:
+    """What of the file was taken; what the user left out is no parameter that was lost."""
+    share = f"{report.source_share:.1%} of its parameters used"
+    if not report.dropped:
+        return share
+    return f"{len(report.dropped)} of its tensors left out, {share.replace('its', 'the other')}"
+
+
+def _answered_classes(cfg: DictConfig) -> list[str]:
+    """In the order of the model's outputs, for whoever has the weights and not the data."""
+    test = scored_set(cfg)
+    if test is None or is_box_pretext(cfg.model) or is_class_agnostic(cfg):
+        return []
+    try:
+        return list(catalog.class_names(test.dataset.names))
+    except UserError:
+        return []
+
+
 def warn_of_repeats(plan: BatchPlan) -> None:
     """Nothing is wrong with a batch larger than the data set, but hardly anybody means it."""
     if plan.batch > plan.size:
@@ -136,6 +156,7 @@ def write_summary(
         "method": type(unwrap(trainer.model)).__name__,
         "data": str(cfg.dataloader.train.dataset.names),
         "test": str(test.dataset.names) if test is not None else None,
+        "classes": _answered_classes(cfg),
         "iterations": trainer.length,
         "images": trainer.loader.plan.size,
         "seconds": round(seconds, 1),

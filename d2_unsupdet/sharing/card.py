@@ -1,7 +1,10 @@
 """The model card: YAML that the Hugging Face hub reads, then a page for people."""
 
 import math
+import re
+import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -10,6 +13,7 @@ from d2_unsupdet.checkpoint.published import CONFIG, EXPORT, MODEL
 from d2_unsupdet.sharing.facts import Facts
 
 LIBRARY = "d2_unsupdet"
+RECIPES = Path(__file__).resolve().parents[2] / "configs/finetune"
 _LICENCE = """## Licence
 
 Not chosen yet. Whoever publishes these weights says here under which terms, and adds `license:` to
@@ -18,7 +22,7 @@ the header; the terms of the data and of the starting weights may have a say in 
 _TASKS = {"sem_seg": "image-segmentation", "bbox": "object-detection"}
 
 
-def model_card(facts: Facts, *, content: str, sha256: str, parameters: int) -> str:
+def model_card(facts: Facts, *, content: str, sha256: str, parameters: int, folder: str) -> str:
     """README.md of a published folder.
 
     Args:
@@ -26,6 +30,7 @@ def model_card(facts: Facts, *, content: str, sha256: str, parameters: int) -> s
         content: `EXPORT` or `WHOLE`.
         sha256: of the weights.
         parameters: values in the file.
+        folder: name of the published folder.
     """
     rows = {
         "method": facts.method if facts.kind == "pretrain" else "trained with labels",
@@ -46,7 +51,7 @@ def model_card(facts: Facts, *, content: str, sha256: str, parameters: int) -> s
         f"| | |\n|---|---|\n{table}",
         _scores(facts),
         _classes(facts),
-        _use(facts, content),
+        _use(facts, content, folder),
         _LICENCE,
     ]
     return "\n".join(part for part in parts if part)
@@ -116,22 +121,43 @@ def _classes(facts: Facts) -> str:
     return f"## Classes\n\n{listed}\n"
 
 
-def _use(facts: Facts, content: str) -> str:
-    """Commands that work with this content; FOLDER is wherever the reader put it."""
+def _use(facts: Facts, content: str, folder: str) -> str:
+    """Commands that work with this content, for a folder that lies in a clone of the library."""
+    where = shlex.quote(folder)
+    start = f"train.init_checkpoint={where}"
+    recipe = _recipe(facts) if content == EXPORT else f"{where}/{CONFIG}"
     lines = [
-        "# start from it; hub:OWNER/NAME works too where huggingface_hub is installed",
-        "python train_net.py --config-file CONFIG train.init_checkpoint=FOLDER",
+        "# train on from it; hub:OWNER/NAME works too where huggingface_hub is installed",
+        f"python train_net.py --config-file {recipe} {start}",
     ]
     if content != EXPORT and facts.scores:
-        lines += [
-            "# score it",
-            f"python train_net.py --config-file FOLDER/{CONFIG} --eval-only "
-            "train.init_checkpoint=FOLDER",
-        ]
+        lines += ["# score it", f"python train_net.py --config-file {recipe} --eval-only {start}"]
     if content != EXPORT and facts.detector:
-        lines += ["# look at what it finds", "python tools/visualize.py FOLDER --images PHOTOS"]
+        lines += [
+            "# see what it finds in images of yours, as files or in a browser",
+            f"python tools/visualize.py {where} --images my_images",
+            f"python demo/serve.py {where}",
+        ]
     command = "\n".join(lines)
-    return f"## Use\n\n```bash\n{command}\n```\n"
+    return (
+        f"## Use\n\nThese are weights of {LIBRARY}: clone its repository, install it as its README "
+        f"says, put this folder into the clone as `{folder}`, and run there:\n\n"
+        f"```bash\n{command}\n```\n"
+    )
+
+
+def _recipe(facts: Facts) -> str:
+    """One that such a pretraining is the start of; others of the same detector do as well."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", facts.detector).lower()
+    if facts.data.startswith("toy"):
+        found = [RECIPES / f"toy/{words}.py"]
+        fallback = "configs/quickstart/finetune.py"
+    else:
+        found = sorted(RECIPES.glob(f"coco/{words}_r50_50ep.py")) if words else []
+        found += sorted(RECIPES.glob(f"coco/{words}_r50_*.py")) if words else []
+        fallback = "configs/finetune/coco/mask_rcnn_r50_fpn_1x.py"
+    name = next((path for path in found if path.is_file()), None)
+    return str(name.relative_to(RECIPES.parents[1])) if name else fallback
 
 
 def _finite(scores: Mapping[str, float]) -> dict[str, float]:

@@ -1,6 +1,5 @@
 """What a finished run says about itself, gathered for a model card and a manifest."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,6 @@ from d2_unsupdet.engine.config import is_box_pretext
 from d2_unsupdet.engine.schedule import describe
 from d2_unsupdet.errors import UserError
 
-_FOLDERS = re.compile(r"(?<![\w.-])[/~][^@:,\s]*/(?=[^@:,/\s])")  # all of a path but its end
 SHOWN_PACKAGES = ("d2_unsupdet", "torch", "torchvision", "detectron2")
 
 
@@ -39,8 +37,7 @@ class Facts:
         init: the starting weights, in words.
         scores: "bbox/AP" -> value, those that exist.
         scored: which weights the scores are of, in words.
-        classes: names in the order of the model's outputs; empty where it has none or the data set
-            is not here.
+        classes: names in the order of the model's outputs; empty where it has none or nobody says.
         environment: package -> version.
         seed: of the run.
     """
@@ -80,7 +77,7 @@ def facts_of(run: Run, cfg: DictConfig, *, name: str, best: Entry | None = None)
         scored="after the last step"
         if best is None
         else f"after step {best.iteration + 1}, the best by {best.metric}",
-        classes=_classes(cfg),
+        classes=_classes(cfg, run),
         environment={k: str(found[k]) for k in SHOWN_PACKAGES if found.get(k)},
         seed=int(summary.get("seed") or 0),
     )
@@ -96,8 +93,13 @@ def _detector(cfg: DictConfig, kind: str, method: str) -> str:
 
 def _names(value: Any) -> str:
     """Data sets without the folders that they lie in: `coco:train.json@images`."""
-    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value or "")
-    return _FOLDERS.sub("", text)
+    names = value if isinstance(value, list) else str(value or "").strip("[]").split(",")
+    return ", ".join(_without_folders(str(name).strip(" '\"")) for name in names)
+
+
+def _without_folders(name: str) -> str:
+    parts = [piece.split(":") for piece in name.split("@")]
+    return "@".join(":".join(p.rstrip("/").rpartition("/")[2] for p in part) for part in parts)
 
 
 def _schedule(cfg: DictConfig, summary: Mapping[str, Any]) -> str:
@@ -156,12 +158,13 @@ def _scores(run: Run, best: Entry | None) -> dict[str, float]:
     return scores
 
 
-def _classes(cfg: DictConfig) -> list[str]:
-    """Left out, not guessed, where the data set is not on this machine."""
+def _classes(cfg: DictConfig, run: Run) -> list[str]:
+    """As the data set says, or as the run wrote down where the data set is not on this machine."""
     test = cfg.dataloader.get("test")
     if test is None or is_box_pretext(cfg.model) or is_class_agnostic(cfg):
         return []
     try:
         return list(catalog.class_names(test.dataset.names))
     except UserError:
-        return []
+        told = run.summary.get("classes")
+        return list(map(str, told)) if isinstance(told, list) else []

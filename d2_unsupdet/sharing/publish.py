@@ -37,6 +37,7 @@ from d2_unsupdet.checkpoint.published import (
     WHOLE,
     model_file,
 )
+from d2_unsupdet.data import catalog
 from d2_unsupdet.engine.build import build_model
 from d2_unsupdet.engine.config import dump_config, load_config, to_plain
 from d2_unsupdet.errors import UserError
@@ -54,7 +55,7 @@ class Published:
         folder: where.
         sha256: of the weights.
         content: `EXPORT` or `WHOLE`.
-        paths: absolute paths that its config names, which strangers will read.
+        paths: `key=value` of places on this machine in its config, which strangers will read.
     """
 
     folder: Path
@@ -99,7 +100,13 @@ def publish(
         write_weights(temporary / MODEL, state, meta=meta)
         _write_text(temporary / CONFIG, dump_config(cfg))
         digest = sha256(temporary / MODEL)
-        card = model_card(facts, content=content, sha256=digest, parameters=parameter_count(state))
+        card = model_card(
+            facts,
+            content=content,
+            sha256=digest,
+            parameters=parameter_count(state),
+            folder=out.resolve().name,
+        )
         _write_text(temporary / CARD, card)
         files = {file: _entry(temporary / file) for file in (MODEL, CONFIG)}
         told = {"format": FORMAT, "version": 1, "content": content, "made_by": __version__}
@@ -112,17 +119,33 @@ def publish(
         ) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return Published(out, digest, content, absolute_paths(cfg))
+    return Published(out, digest, content, own_places(cfg))
 
 
-def absolute_paths(cfg: DictConfig) -> list[str]:
-    """`key=value` of everything in the config that names a place on this machine."""
+def own_places(cfg: DictConfig) -> list[str]:
+    """`key=value` of everything in the config that names a place on this machine.
+
+    A relative path is one if it leads to something from here or from the data's root; the folder of
+    results is everybody's own.
+    """
     values = flatten(to_plain(cfg), separator=".")
+    output = str(cfg.train.output_dir)
     return [
         f"{key}={value}"
         for key, value in values.items()
-        if isinstance(value, str) and any(p[:1] in ("/", "~") for p in _pieces(value))
+        if isinstance(value, str)
+        and not value.startswith(output)
+        and any(map(_is_place, _pieces(value)))
     ]
+
+
+def _is_place(piece: str) -> bool:
+    if piece[:1] in ("/", "~"):
+        return True
+    try:
+        return "/" in piece and catalog.locate(piece).exists()
+    except OSError:  # far too long for a path
+        return False
 
 
 def _pieces(value: str) -> list[str]:

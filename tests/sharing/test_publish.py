@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from d2_unsupdet.analysis.detectors import open_detector
+from d2_unsupdet.analysis.look import open_looker
 from d2_unsupdet.checkpoint.backbone import load_resnet
 from d2_unsupdet.checkpoint.checkpointer import RunCheckpointer
 from d2_unsupdet.checkpoint.files import read_weights, sha256
@@ -78,6 +79,14 @@ def test_card_says_what_it_is(folder):
     assert "2 steps of 2 images, 1.0 epochs of 4 images; AdamW" in body
     assert "torch 2.14.1" in body and "numpy" not in body and "| seed | 3 |" in body
     assert "| bbox/AP50 | 30.00 |" in body and "star" in body and "APl" not in body
+    assert "clone its repository" in body and "PHOTOS" not in body
+    assert "--config-file shared/config.yaml --eval-only train.init_checkpoint=shared\n" in body
+
+
+def test_the_same_weights_are_the_same_bytes(run, folder, tmp_path):
+    for number in range(3):  # in an order of its own each time, if nobody sorts
+        again = publish(run, tmp_path / f"again_{number}", name="A | name").folder
+        assert sha256(again / "model.safetensors") == sha256(folder / "model.safetensors")
 
 
 def test_the_hubs_own_reader_accepts_the_card(folder):
@@ -113,6 +122,8 @@ def test_a_pretext_gives_what_transfers(pretext, tmp_path):
     card = (done.folder / "README.md").read_text()
     assert "DeformableDETR pretrained without labels by UPDETR" in card
     assert "--eval-only" not in card and "model-index" not in card
+    recipe = "configs/finetune/toy/deformable_detr.py"
+    assert f"--config-file {recipe} train.init_checkpoint=shared\n" in card
 
     config = str(ROOT / "configs/finetune/toy/deformable_detr.py")
     start = [f"train.init_checkpoint={done.folder}", f"train.output_dir={tmp_path / 'new'}"]
@@ -122,6 +133,8 @@ def test_a_pretext_gives_what_transfers(pretext, tmp_path):
     assert load_resnet(str(done.folder)).channels["res5"] > 0
     with pytest.raises(UserError, match="pretext exports.*--whole"):
         open_detector(done.folder, label="shared")
+    for place in (done.folder, done.folder / "model.safetensors"):  # features it has
+        assert open_looker(place).shown is None
     # and what started from it says so, by name and hash
     following = finetuned(tmp_path / "following", init_checkpoint=str(done.folder))
     card = (publish(following, tmp_path / "next").folder / "README.md").read_text()
@@ -174,6 +187,47 @@ def test_paths_of_this_machine_are_named(run, tmp_path):
     card = (done.folder / "README.md").read_text()
     assert "coco:val.json@images" in card and "secret" not in card
     assert "secret" not in (done.folder / "manifest.json").read_text()
+
+
+def test_relative_paths_are_too(run, tmp_path, monkeypatch):
+    copy = copied(run, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret/images").mkdir(parents=True)
+    (tmp_path / "secret/val.json").write_text('{"images": [], "categories": []}')
+    names = "coco:secret/val.json@secret/images"
+    cfg = load_config(str(copy / "config.yaml"))
+    cfg.dataloader.test.dataset.names = names
+    (copy / "config.yaml").write_text(dump_config(cfg))
+    told = json.loads((copy / "summary.json").read_text()) | {"test": names, "data": [names, "b"]}
+    (copy / "summary.json").write_text(json.dumps(told))
+    done = publish(copy, tmp_path / "shared")
+    assert f"dataloader.test.dataset.names={names}" in done.paths
+    assert all("secret" in path for path in done.paths)
+    card = (done.folder / "README.md").read_text()
+    assert "coco:val.json@images, b" in card and "secret" not in card
+
+
+def test_weights_of_another_config_are_a_sentence(folder, tmp_path):
+    copy = copied(folder, tmp_path)
+    cfg = load_config(str(copy / "config.yaml"))
+    cfg.model.query_source.num_queries += 1
+    (copy / "config.yaml").write_text(dump_config(cfg))
+    with pytest.raises(UserError, match="not of the model of its config.yaml") as raised:
+        open_detector(copy, label="shared")
+    assert len(str(raised.value)) < 600
+
+
+def test_without_its_data_a_folder_answers_with_its_own_class_names(folder, tmp_path):
+    copy = copied(folder, tmp_path)
+    cfg = load_config(str(copy / "config.yaml"))
+    cfg.dataloader.test.dataset.names = "coco:/nowhere/val.json@/nowhere/images"
+    (copy / "config.yaml").write_text(dump_config(cfg))
+    shown = open_detector(copy, label="shared")
+    assert shown.names == read_manifest(folder)["classes"] and "circle" in shown.names
+    told = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps(told | {"classes": []}))
+    with pytest.raises(UserError, match="not on disk"):
+        open_detector(copy, label="shared")
 
 
 @pytest.mark.parametrize(

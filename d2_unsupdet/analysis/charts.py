@@ -7,6 +7,7 @@ from d2_unsupdet.analysis import tables
 from d2_unsupdet.analysis.convergence import common_points
 from d2_unsupdet.analysis.curves import Chart, Points, Series, draw_chart, legend
 from d2_unsupdet.analysis.runs import is_score
+from d2_unsupdet.analysis.scored_on import by_test_set
 from d2_unsupdet.analysis.scores import is_main_score, score_title
 from d2_unsupdet.analysis.settings import Setting
 
@@ -88,9 +89,12 @@ def _legend_of(settings: Sequence[Setting]) -> list[Series]:
 
 
 def _charts(name: str, settings: Sequence[Setting]) -> list[Chart]:
-    """One chart; of total losses one a method, as sums of other terms cannot be compared."""
+    """One chart; of total losses one a method, as sums of other terms cannot be compared, and of
+    scores one a test set."""
+    if is_score(name):
+        return _score_charts(name, settings)
     if name != "total_loss":
-        return [Chart(_title(name), series(settings, name), last=name != "lr")]
+        return [Chart(_title(name), series(settings, name))]
     methods = _methods(settings)
     charts = []
     for method, own in methods.items():
@@ -99,6 +103,18 @@ def _charts(name: str, settings: Sequence[Setting]) -> list[Chart]:
         if lines:
             charts.append(Chart(title, lines))
     return charts
+
+
+def _score_charts(name: str, settings: Sequence[Setting]) -> list[Chart]:
+    groups = by_test_set(settings)
+    found = {how: series(own, name) for how, own in groups.items()}
+    return [
+        Chart(
+            score_title(name, how.metric) + (f" on {how.label}" if len(groups) > 1 else ""), lines
+        )
+        for how, lines in found.items()
+        if lines
+    ]
 
 
 def _methods(settings: Sequence[Setting]) -> dict[str, list[Setting]]:

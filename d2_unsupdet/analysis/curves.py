@@ -62,14 +62,16 @@ def draw_chart(chart: Chart, chart_id: str) -> str:
     )
 
 
-def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Round numbers (1, 2 or 5 times a power of ten) that cover [low, high]."""
+def nice_ticks(low: float, high: float, count: int = 5, *, whole: bool = False) -> list[float]:
+    """Round numbers (1, 2 or 5 times a power of ten) that cover [low, high]; `whole` ones of steps,
+    which have no halves."""
     if high <= low:
         pad = abs(low) * 0.1 or 1.0
         low, high = low - pad, high + pad
     raw = (high - low) / count
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
+    step = max(step, 1.0) if whole else step
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(i * step, 12) for i in range(first, last + 1)]
 
@@ -86,16 +88,34 @@ def thin(points: Points, limit: int = MAX_POINTS) -> Points:
     return [*kept, points[-1]]
 
 
-def number(value: float) -> str:
-    """A number short enough for an axis: 0.003, 12.5, 90k."""
+def tick_labels(ticks: Sequence[float]) -> list[str]:
+    """As few digits as tell all ticks of an axis apart."""
+    for digits in range(1, 12):
+        labels = [number(tick, digits) for tick in ticks]
+        if all(_is_near(float(_plain(la)), tick) for la, tick in zip(labels, ticks, strict=True)):
+            break
+    return labels
+
+
+def number(value: float, digits: int = 4) -> str:
+    """A number short enough for an axis: 0.003, 12.5, 90k, 2.5e-4."""
     size = abs(value)
     if size >= 1e6:
-        return f"{value / 1e6:g}M"
+        return f"{value / 1e6:.{max(digits, 3)}g}M"
     if size >= 1e3:
-        return f"{value / 1e3:g}k"
+        return f"{value / 1e3:.{max(digits, 3)}g}k"
     if 0 < size < 1e-3:
-        return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
-    return f"{value:.4g}"
+        mantissa, power = f"{value:.{digits - 1}e}".split("e")
+        return f"{float(mantissa):g}e{int(power)}"
+    return f"{value:.{max(digits, 3)}g}"
+
+
+def _plain(label: str) -> str:
+    return label.replace("k", "e3").replace("M", "e6")
+
+
+def _is_near(shown: float, value: float) -> bool:
+    return abs(shown - value) <= 1e-9 * max(abs(value), 1e-12)
 
 
 def dash(index: int) -> str:
@@ -131,7 +151,10 @@ def _svg(chart: Chart, series: list[Series], chart_id: str) -> str:
     # An axis from 0 does not exaggerate; used unless it would squeeze the curves into a strip.
     floor = 0.0 if 0 <= min(ys) < 0.5 * max(ys) or max(ys) == min(ys) == 0 else min(ys)
     start = 0 if 0 <= min(xs) < 0.5 * max(xs) else min(xs)
-    x_ticks, y_ticks = nice_ticks(start, max(xs), 4), nice_ticks(floor, max(ys) or 1.0, 4)
+    x_ticks, y_ticks = (
+        nice_ticks(start, max(xs), 4, whole=True),
+        nice_ticks(floor, max(ys) or 1.0, 4),
+    )
     x_low, x_high = (start, max(xs)) if max(xs) > start else (x_ticks[0], x_ticks[-1])
     frame = _Frame((x_low, x_high), (y_ticks[0], y_ticks[-1]))
     parts = _axes(frame, [t for t in x_ticks if x_low <= t <= x_high], y_ticks, chart.x_label)
@@ -151,13 +174,13 @@ def _axes(
     frame: _Frame, x_ticks: Sequence[float], y_ticks: Sequence[float], label: str
 ) -> list[str]:
     parts = []
-    for tick in y_ticks:
+    for tick, said in zip(y_ticks, tick_labels(y_ticks), strict=True):
         y = f"{frame.down(tick):.1f}"
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y}" dy=".35em" class="left">{number(tick)}</text>')
-    for tick in x_ticks:
+        parts.append(f'<text x="{LEFT - 6}" y="{y}" dy=".35em" class="left">{said}</text>')
+    for tick, said in zip(x_ticks, tick_labels(x_ticks), strict=True):
         place = f'x="{frame.across(tick):.1f}" y="{HEIGHT - BOTTOM + 16}"'
-        parts.append(f'<text {place} class="mid">{number(tick)}</text>')
+        parts.append(f'<text {place} class="mid">{said}</text>')
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text x="{middle}" y="{HEIGHT - 4}" class="mid dim">{escape(label)}</text>')
     return parts

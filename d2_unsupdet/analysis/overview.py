@@ -7,9 +7,10 @@ from html import escape
 from d2_unsupdet.analysis import tables
 from d2_unsupdet.analysis.runs import Run
 from d2_unsupdet.analysis.score_table import runs_of
+from d2_unsupdet.analysis.scored_on import by_test_set, score_digits
 from d2_unsupdet.analysis.scores import (
     delta,
-    digits_of,
+    noise_of,
     one_a_task,
     score_columns,
     score_title,
@@ -26,20 +27,24 @@ _STATES = {
 
 
 def cards(settings: Sequence[Setting], baseline: Setting | None) -> str:
-    """A card for the best setting of each task, one for the loss of a lone pretraining."""
+    """A card for the best setting of each task and test set; for a lone pretraining its loss."""
     runs = runs_of(settings)
     parts = []
-    for column in one_a_task(score_columns(runs)):
-        rivals = [s for s in settings if s.scores(column)]
-        best = max(rivals, key=lambda s: s.mean(column) or 0.0)
-        digits = digits_of([v for s in rivals for v in s.scores(column)])
-        title = score_title(column)
-        title = f"Best {title[0].lower()}{title[1:]}" if len(rivals) > 1 else title
-        noise = spread(best.scores(column))
-        value = f"{best.mean(column):.{digits}f}"
-        if noise is not None:
-            value += f' <small class="spread">± {noise:.{digits}f}</small>'
-        parts.append(_card(title, value, _of(best, column), _against(best, baseline, column)))
+    groups = by_test_set(settings)
+    for how, own in groups.items():
+        digits = score_digits(own)
+        for column in one_a_task(score_columns(runs_of(own))):
+            rivals = [s for s in own if s.scores(column)]
+            best = max(rivals, key=lambda s: s.mean(column) or 0.0)
+            title = score_title(column, how.metric)
+            title = f"Best {title[0].lower()}{title[1:]}" if len(rivals) > 1 else title
+            title += f" on {how.label}" if len(groups) > 1 else ""
+            noise = spread(best.scores(column))
+            value = f"{best.mean(column):.{digits}f}"
+            if noise is not None:
+                value += f' <small class="spread">± {noise:.{digits}f}</small>'
+            against = _against(best, baseline if baseline in own else None, column, digits)
+            parts.append(_card(title, value, _of(best, column), against))
     parts += _single(runs[0]) if len(runs) == 1 else [_states(runs)]
     return f'<div class="cards">{"".join(parts)}</div>' if parts else ""
 
@@ -123,14 +128,14 @@ def _of(setting: Setting, column: str) -> str:
     return escape(setting.name) + (f", {count} runs" if count > 1 else "")
 
 
-def _against(best: Setting, baseline: Setting | None, column: str) -> str:
+def _against(best: Setting, baseline: Setting | None, column: str, digits: int) -> str:
     reference, mean = baseline.mean(column) if baseline else None, best.mean(column)
     if baseline is None or reference is None or mean is None or best is baseline:
         return ""
-    values = [*best.scores(column), *baseline.scores(column)]
-    noise = max(spread(s.scores(column)) or 0.0 for s in (best, baseline))
-    difference = delta(mean - reference, digits=digits_of(values), noise=noise)
-    return f"<p>{difference} against {escape(baseline.name)}</p>"
+    noise = noise_of(best.scores(column), baseline.scores(column))
+    difference = delta(mean - reference, digits=digits, noise=noise)
+    single = ", of a single run" if noise is None else ""
+    return f"<p>{difference} against {escape(baseline.name)}{single}</p>"
 
 
 def _states(runs: Sequence[Run]) -> str:

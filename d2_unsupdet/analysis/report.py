@@ -21,6 +21,7 @@ from d2_unsupdet.analysis.convergence import group_runs
 from d2_unsupdet.analysis.figures import Gallery
 from d2_unsupdet.analysis.run_details import run_details
 from d2_unsupdet.analysis.runs import Run, read_runs
+from d2_unsupdet.analysis.scored_on import mixed
 from d2_unsupdet.analysis.settings import find_setting, group_settings, repeated
 from d2_unsupdet.analysis.strips import strips
 from d2_unsupdet.checkpoint.files import atomic_write
@@ -85,7 +86,7 @@ def build_page(
         "Summary": overview.cards(settings, base)
         + strips(settings)
         + overview.run_table(settings)
-        + _notes(remarks + repeated(settings) + gallery.notes)
+        + _notes(remarks + repeated(settings) + mixed(settings) + gallery.notes)
         + overview.environments(runs),
         "Scores": score_table.score_table(settings, base)
         + score_table.seed_table(settings)

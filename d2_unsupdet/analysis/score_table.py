@@ -2,52 +2,66 @@
 a baseline, and what a paper prints."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 
 from d2_unsupdet.analysis import tables
 from d2_unsupdet.analysis.runs import Run
-from d2_unsupdet.analysis.scores import delta, digits_of, score_columns, score_title, spread
+from d2_unsupdet.analysis.scored_on import ScoredOn, by_test_set, score_digits
+from d2_unsupdet.analysis.scores import delta, noise_of, score_columns, score_title, spread
 from d2_unsupdet.analysis.settings import Setting, seed_of, without_seed
 
 
 def score_table(settings: Sequence[Setting], baseline: Setting | None) -> str:
-    """Every setting that has scores; a script lets the reader choose another baseline."""
-    scored = [s for s in settings if any(run.scores for run in s.runs)]
-    if not scored:
+    """A table a test set; a script lets the reader choose another baseline in each."""
+    groups = by_test_set(settings)
+    if not groups:
         return '<p class="dim">No run has been evaluated yet.</p>'
-    runs = [run for setting in scored for run in setting.runs]
-    columns = score_columns(runs)
-    digits = {c: digits_of([v for s in scored for v in s.scores(c)]) for c in columns}
-    best = {c: max(_mean(s, c) for s in scored) for c in columns}
-    head = ["Setting", *map(score_title, columns), "Weights", "Data", "Runs"]
     names = {run.path.resolve(): s.name for s in settings for run in s.runs}
+    parts = []
+    for number, (how, own) in enumerate(groups.items()):
+        if how.is_known or len(groups) > 1:
+            parts.append(f"<h3>On {escape(how.label)}</h3>")
+        base = baseline if baseline in own else None
+        anchor = f"score-table-{number + 1}" if number else "score-table"
+        parts.append(
+            f'<div class="score-table" id="{anchor}" data-baseline="'
+            f'{escape(base.name) if base else ""}">{_table(how, own, base, names)}</div>'
+        )
+    scored = [setting for own in groups.values() for setting in own]
+    return "".join(parts) + _key(scored, several=max(map(len, groups.values())) > 1)
+
+
+def _table(
+    how: ScoredOn, own: Sequence[Setting], baseline: Setting | None, names: Mapping[Path, str]
+) -> str:
+    columns, digits = score_columns(runs_of(own)), score_digits(own)
+    best = {c: max(_mean(s, c) for s in own) for c in columns}
     rows = []
-    for setting in scored:
+    for setting in own:
         cells = [
             _cell(
-                setting,
-                c,
-                baseline,
-                digits[c],
-                is_best=len(scored) > 1 and _mean(setting, c) == best[c],
+                setting, c, baseline, digits, is_best=len(own) > 1 and _mean(setting, c) == best[c]
             )
             for c in columns
         ]
         first = setting.runs[0]
         weights = tables.initial_weights(first, names)
         weights = without_seed(weights) if len(setting.runs) > 1 else weights
-        cells += [tables.text_cell(weights), tables.text_cell(tables.data_set(first))]
-        cells += [_count(setting)]
+        cells += [tables.text_cell(weights), _count(setting)]
         tag = '<span class="tag base">baseline</span>' if setting is baseline else ""
-        remarks = filter(None, (paper_name(setting), _unfinished(setting)))
-        more = tag + "".join(f'<small class="dim">{escape(text)}</small>' for text in remarks)
-        rows.append(
-            f"<tr>{tables.row_head(setting.name, setting.number, more)}{''.join(cells)}</tr>"
+        data = tables.data_set(first)
+        trained = "" if data == "–" else f"trained on {data}"
+        remarks = filter(None, (trained, paper_name(setting), _unfinished(setting)))
+        more = tag + "".join(
+            f'<small class="dim">{tables.breakable(text)}</small>' for text in remarks
         )
-    chosen = escape(baseline.name) if baseline else ""
-    table = tables.sortable("Scores", head, rows, ("Weights", "Data"))
-    return f'<div id="score-table" data-baseline="{chosen}">{table}</div>{_key(scored)}'
+        head = tables.row_head(setting.name, setting.number, more)
+        rows.append(f"<tr>{head}{''.join(cells)}</tr>")
+    titles = [score_title(column, how.metric) for column in columns]
+    label = f"Scores on {how.label}" if how.is_known else "Scores"
+    return tables.sortable(label, ["Setting", *titles, "Weights", "Runs"], rows, ("Weights",))
 
 
 def runs_of(settings: Sequence[Setting]) -> list[Run]:
@@ -66,42 +80,49 @@ def paper_name(setting: Setting) -> str:
 
 def seed_table(settings: Sequence[Setting]) -> str:
     """Every run of the settings that have several, folded away."""
-    several = [s for s in settings if len(s.runs) > 1 and any(run.scores for run in s.runs)]
-    if not several:
-        return ""
-    runs = runs_of(several)
-    columns = score_columns(runs)
-    digits = {c: digits_of([run.scores[c] for run in runs if c in run.scores]) for c in columns}
-    rows = []
-    for setting in several:
-        for run in setting.runs:
-            seed = seed_of(run)
-            cells = [tables.number_cell(seed, None if seed is None else str(seed))]
-            for column in columns:
-                value = run.scores.get(column)
-                text = None if value is None else f"{value:.{digits[column]}f}"
-                cells.append(tables.number_cell(value, text))
-            rows.append(f"<tr>{tables.row_head(run.name, setting.number)}{''.join(cells)}</tr>")
-    table = tables.sortable("Each seed", ["Run", "Seed", *map(score_title, columns)], rows, ())
-    return f"<details><summary>Each of the {len(runs)} seeds</summary>{table}</details>"
+    parts = []
+    for how, own in by_test_set(settings).items():
+        several = [setting for setting in own if len(setting.runs) > 1]
+        runs = runs_of(several)
+        if not several:
+            continue
+        columns, digits = score_columns(runs), score_digits(own)
+        rows = []
+        for setting in several:
+            for run in setting.runs:
+                seed = seed_of(run)
+                cells = [tables.number_cell(seed, None if seed is None else str(seed))]
+                for column in columns:
+                    value = run.scores.get(column)
+                    text = None if value is None else f"{value:.{digits}f}"
+                    cells.append(tables.number_cell(value, text))
+                rows.append(f"<tr>{tables.row_head(run.name, setting.number)}{''.join(cells)}</tr>")
+        head = ["Run", "Seed", *(score_title(column, how.metric) for column in columns)]
+        where = f" on {how.label}" if how.is_known else ""
+        parts.append(
+            f"<details><summary>Each of the {len(runs)} seeds{escape(where)}</summary>"
+            f"{tables.sortable(f'Each seed{where}', head, rows, ())}</details>"
+        )
+    return "".join(parts)
 
 
 def all_scores(settings: Sequence[Setting]) -> str:
     """Every score of every setting, classes and sizes of objects included, folded away."""
-    scored = [s for s in settings if any(run.scores for run in s.runs)]
-    names = sorted({name for run in runs_of(scored) for name in run.scores})
-    if not names:
-        return ""
-    head = "".join(f'<th scope="col">{tables.breakable(s.name)}</th>' for s in scored)
-    rows = []
+    return "".join(_all_of(how, own) for how, own in by_test_set(settings).items())
+
+
+def _all_of(how: ScoredOn, own: Sequence[Setting]) -> str:
+    names = sorted({name for run in runs_of(own) for name in run.scores})
+    head = "".join(f'<th scope="col">{tables.breakable(s.name)}</th>' for s in own)
+    rows, digits = [], score_digits(own)
     for name in names:
-        digits = max(2, digits_of([v for s in scored for v in s.scores(name)]))
-        means = [setting.mean(name) for setting in scored]
+        means = [setting.mean(name) for setting in own]
         cells = "".join("<td>–</td>" if m is None else f"<td>{m:.{digits}f}</td>" for m in means)
         rows.append(f'<tr><th scope="row" class="text">{escape(name)}</th>{cells}</tr>')
+    where = f" on {how.label}" if how.is_known else ""
     return (
-        f"<details><summary>All {len(names)} scores, classes included</summary>"
-        '<div class="table" tabindex="0" role="region" aria-label="All scores">'
+        f"<details><summary>All {len(names)} scores{escape(where)}, classes included</summary>"
+        f'<div class="table" tabindex="0" role="region" aria-label="All scores{escape(where)}">'
         '<table class="plain"><thead><tr><th scope="col" class="text">Score</th>'
         f"{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></details>"
     )
@@ -125,13 +146,14 @@ def _cell(
         parts.append(f' <span class="spread" title="{told}">± {noise:.{digits}f}</span>')
     reference = baseline.mean(column) if baseline and baseline is not setting else None
     if baseline is not None and reference is not None:
-        both = max(noise or 0.0, spread(baseline.scores(column)) or 0.0)
+        both = noise_of(setting.scores(column), baseline.scores(column))
         parts.append(delta(mean - reference, digits=digits, noise=both))
     printed = setting.paper(column)
     if printed is not None:
         parts.append(f'<span class="paper">paper {printed:.{digits}f}</span>')
     kind = ' class="best"' if is_best else ""
-    known = f'data-value="{mean!r}" data-noise="{noise or 0.0!r}" data-digits="{digits}"'
+    known = f'data-value="{mean!r}" data-noise="{"" if noise is None else noise}"'
+    known += f' data-digits="{digits}"'
     return f"<td{kind} {known}>{''.join(parts)}</td>"
 
 
@@ -149,13 +171,18 @@ def _unfinished(setting: Setting) -> str:
     return f"not finished: step {(open_ones[0].last_iteration or 0) + 1:,}"
 
 
-def _key(scored: Sequence[Setting]) -> str:
+def _key(scored: Sequence[Setting], *, several: bool) -> str:
     """How the cells are read, as far as there is something to read."""
-    sentences = ["Bold: the highest of its column."] if len(scored) > 1 else []
+    sentences = ["Bold: the highest of its column."] if several else []
     if any(len(setting.runs) > 1 for setting in scored):
         sentences.append(
             "Of several runs of one setting, which differ by seed only: mean ± standard deviation. "
             "A difference within the larger of both spreads has no colour."
+        )
+    if several and any(len(setting.counted) == 1 for setting in scored):
+        sentences.append(
+            "A difference to or of a single run has none either: how much seeds alone make is "
+            "unknown."
         )
     if any(run.paper_values for setting in scored for run in setting.runs):
         sentences.append("“paper”: the number that the paper prints, at its full size and length.")

@@ -15,6 +15,7 @@ _NAMES = {
     "bbox_coco": "Box (COCO)",
     "bbox_agnostic": "Class-agnostic box",
 }
+SINGLE = "of a single run: how much seeds differ is unknown"
 
 
 def score_columns(runs: Iterable[Run]) -> list[str]:
@@ -39,10 +40,11 @@ def one_a_task(columns: Sequence[str]) -> list[str]:
     return list({column.rsplit("/", 1)[0]: column for column in reversed(columns)}.values())[::-1]
 
 
-def score_title(column: str) -> str:
-    """ "bbox/AP50" -> "Box AP50"."""
-    *parts, metric = column.split("/")
-    return " ".join([*(_NAMES.get(part, part) for part in parts), metric])
+def score_title(column: str, metric: str = "") -> str:
+    """ "bbox/AP50" -> "Box AP50"; `metric` names whose it is, where `bbox` is not COCO's."""
+    *parts, last = column.split("/")
+    own = [f"Box ({metric})" if metric and p == "bbox" else _NAMES.get(p, p) for p in parts]
+    return " ".join([*own, last])
 
 
 def is_main_score(name: str) -> bool:
@@ -55,8 +57,12 @@ def is_main_score(name: str) -> bool:
 
 def digits_of(values: Iterable[float]) -> int:
     """Digits after the point for a column: one, and more where that would round a score to 0.0."""
-    smallest = min((abs(v) for v in values if v), default=1.0)
-    return min(4, max(2, -math.floor(math.log10(smallest)))) if smallest < 0.95 else 1
+    sizes = [abs(value) for value in values if value]
+    smallest, largest = min(sizes, default=1.0), max(sizes, default=1.0)
+    if smallest >= 0.95:
+        return 1
+    most = 2 if largest >= 10 else 4  # 40.1234 would not be read
+    return min(most, max(2, -math.floor(math.log10(smallest))))
 
 
 def spread(values: Sequence[float]) -> float | None:
@@ -64,15 +70,24 @@ def spread(values: Sequence[float]) -> float | None:
     return statistics.stdev(values) if len(values) > 1 else None
 
 
-def delta(difference: float, *, digits: int = 1, noise: float = 0.0) -> str:
+def noise_of(values: Sequence[float], others: Sequence[float]) -> float | None:
+    """The larger spread of two settings; None while one of them has a single run."""
+    own, its = spread(values), spread(others)
+    return None if own is None or its is None else max(own, its)
+
+
+def delta(difference: float, *, digits: int = 1, noise: float | None = None) -> str:
     """A signed difference; sign and arrow carry it where colour does not.
 
-    A difference that is within the spread of the seeds (`noise`) has no colour.
+    A difference that is within the spread of the seeds (`noise`), or whose spread is unknown since
+    there is one run only, has neither colour nor arrow.
     """
     text = f"{abs(difference):.{digits}f}"
     if float(text) == 0:
         return f'<span class="delta dim">±{text}</span>'
     sign, arrow, way = ("+", "▲", "up") if difference > 0 else ("−", "▼", "down")
+    if noise is None:
+        return f'<span class="delta dim" title="{SINGLE}">{sign}{text}</span>'
     if abs(difference) <= noise:
         return (
             f'<span class="delta dim" title="within the spread of the seeds">≈ {sign}{text}</span>'

@@ -4,19 +4,23 @@ from collections.abc import Sequence
 from html import escape
 
 from d2_unsupdet.analysis import tables
-from d2_unsupdet.analysis.curves import COLORS, key_line, nice_ticks, number
+from d2_unsupdet.analysis.curves import COLORS, key_line, nice_ticks, tick_labels
 from d2_unsupdet.analysis.score_table import runs_of
-from d2_unsupdet.analysis.scores import digits_of, one_a_task, score_columns, score_title
+from d2_unsupdet.analysis.scored_on import by_test_set, score_digits
+from d2_unsupdet.analysis.scores import one_a_task, score_columns, score_title
 from d2_unsupdet.analysis.settings import Setting
 
 
 def strips(settings: Sequence[Setting]) -> str:
-    """A figure for the first score of each task that several settings have."""
+    """A figure for the first score of each task and test set that several settings have."""
     parts = []
-    for column in one_a_task(score_columns(runs_of(settings))):
-        rivals = [setting for setting in settings if setting.scores(column)]
-        if len(rivals) > 1:
-            parts.append(_figure(column, rivals))
+    for how, own in by_test_set(settings).items():
+        for column in one_a_task(score_columns(runs_of(own))):
+            rivals = [setting for setting in own if setting.scores(column)]
+            if len(rivals) > 1:
+                where = f" on {how.label}" if how.is_known else ""
+                title = score_title(column, how.metric) + where
+                parts.append(_figure(title, column, rivals, score_digits(own)))
     return f'<div class="strips">{"".join(parts)}</div>' if parts else ""
 
 
@@ -32,17 +36,20 @@ class _Scale:
         return f"{3 + 94 * share:.2f}%"
 
 
-def _figure(column: str, rivals: Sequence[Setting]) -> str:
+def _figure(title: str, column: str, rivals: Sequence[Setting], digits: int) -> str:
     rows = sorted(rivals, key=lambda s: -(s.mean(column) or 0.0))
     values = [value for setting in rows for value in setting.scores(column)]
     printed = [p for p in (setting.paper(column) for setting in rows) if p is not None]
-    scale, digits = _Scale([*values, *printed]), digits_of(values)
+    scale = _Scale([*values, *printed])
     grid = "".join(
         f'<line class="grid" x1="{scale(t)}" x2="{scale(t)}" y1="0" y2="100%"/>'
         for t in scale.ticks
     )
     lines = [_row(setting, column, scale, grid, digits) for setting in rows]
-    labels = "".join(f'<text x="{scale(t)}" y="12">{number(t)}</text>' for t in scale.ticks)
+    labels = "".join(
+        f'<text x="{scale(t)}" y="12">{label}</text>'
+        for t, label in zip(scale.ticks, tick_labels(scale.ticks), strict=True)
+    )
     notes = []
     if any(len(setting.scores(column)) > 1 for setting in rows):
         notes.append("Dot: a run; bar: the mean over seeds.")
@@ -50,7 +57,7 @@ def _figure(column: str, rivals: Sequence[Setting]) -> str:
         notes.append("Diamond: the number that the paper prints.")
     note = f'<p class="dim">{" ".join(notes)}</p>' if notes else ""
     return (
-        f'<figure class="panel"><figcaption>{escape(score_title(column))}</figcaption>'
+        f'<figure class="panel"><figcaption>{escape(title)}</figcaption>'
         f'<ol class="strip-rows">{"".join(lines)}<li aria-hidden="true" class="scale"><span></span>'
         f"<svg>{labels}</svg><b></b></li></ol>{note}</figure>"
     )

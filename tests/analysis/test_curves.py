@@ -14,6 +14,7 @@ from d2_unsupdet.analysis.curves import (
     nice_ticks,
     number,
     thin,
+    tick_labels,
 )
 
 
@@ -33,6 +34,28 @@ def test_ticks_are_round_and_cover_the_values(low, high, ticks):
 def test_ticks_cover_flat_and_extreme_ranges(low, high):
     ticks = nice_ticks(low, high)
     assert ticks[0] <= low and ticks[-1] >= high and 2 <= len(ticks) < 15
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "labels"),
+    [
+        (0, 3.2e-4, ["0", "1e-4", "2e-4", "3e-4", "4e-4"]),
+        (1e-4, 3e-4, ["1e-4", "1.5e-4", "2e-4", "2.5e-4", "3e-4"]),
+        (10_000, 10_040, ["10k", "10.01k", "10.02k", "10.03k", "10.04k"]),
+    ],
+)
+def test_tick_labels_say_what_the_ticks_are(low, high, labels):
+    assert tick_labels(nice_ticks(low, high, 4)) == labels
+
+
+def test_steps_have_no_halves():
+    assert nice_ticks(3, 4, 4, whole=True) == [3, 4]
+    page = draw_chart(Chart("a", [Series("s", [(3, 1.0), (4, 2.0)], 0)]), "c")
+    assert "3.5" not in page
+
+
+def test_the_last_rate_stands_in_the_legend():
+    assert 'data-last="2.000e-05"' in draw_chart(Chart("lr", [Series("s", [(3, 2e-5)], 0)]), "c")
 
 
 def test_thinning_keeps_ends_and_spikes():

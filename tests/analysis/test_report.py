@@ -102,7 +102,7 @@ def test_scores_deltas_weights_and_losses_are_there(runs):
     page = build_page(read_runs(runs), baseline="scratch")
     text = " ".join(Checker(page).text)
     assert "30.0" in text and "45.0" in text and "24.0" in text
-    assert "▲ +6.0" in text and "▲ +9.0" in text and "baseline" in text
+    assert "+6.0" in text and "+9.0" in text and "baseline" in text
     assert "1 min 01 s" in text
     assert "toy_unlabeled" in text and "max_iter: 200" in text and "2.14.1" in text
     assert re.search(r'data-value="moco">moco<', page)  # the weights' run by its name
@@ -168,7 +168,7 @@ def test_unknown_baseline_names_the_nearest(runs):
 
 
 def test_command_line(runs, tmp_path, capsys):
-    out = tmp_path / "new/folder/report.html"
+    out = tmp_path / "new/report.html"
     arguments = [*map(str, runs), "--out", str(out), "--title", "A & B"]
     assert main([*arguments, "--baseline", str(runs[2])]) == 0
     assert "<h1>A &amp; B</h1>" in out.read_text()
@@ -196,12 +196,81 @@ def test_proposals_are_judged_by_recall(tmp_path):
 
 def test_seeds_are_one_row_with_mean_spread_and_count(tmp_path):
     folders = [make_run(tmp_path / f"ours_s{i}", seed=i, ap=30.0 + 2 * i) for i in range(2)]
-    folders.append(make_run(tmp_path / "scratch", ap=29.9, config="lr: 1"))
+    folders += [
+        make_run(tmp_path / f"scratch_s{i}", seed=i, ap=29.9, config="lr: 1") for i in range(2)
+    ]
     page = build_page(read_runs(folders), baseline="scratch")
     cell = re.findall(r'<tr><th [^>]*data-value="ours">.*?</th>(<td.*?</td>)', scores_of(page))[0]
     assert 'data-value="31.0"' in cell and "± 1.4" in cell
     assert "≈ +1.1" in cell and "within the spread" in cell  # less than the seeds' own spread
-    assert "3 runs of 2 settings" in page and "Each of the 2 seeds" in page
+    assert "4 runs of 2 settings" in page and "Each of the 4 seeds" in page
+
+
+def test_a_difference_of_several_seeds_has_a_colour_and_that_of_one_has_none(tmp_path):
+    seeds = [make_run(tmp_path / f"{n}_s{i}", seed=i, ap=ap + i, config=f"lr: {ap}")
+             for n, ap in (("ours", 30.0), ("scratch", 20.0)) for i in range(2)]  # fmt: skip
+    page = build_page(read_runs(seeds), baseline="scratch")
+    assert page.count('<span class="delta up">▲ +10.0</span>') == 2  # card and table
+    page = build_page(read_runs(seeds[:3]), baseline="scratch_s0")
+    assert "delta up" not in page and "▲" not in page.split("</script>")[1]
+    assert page.count(">+10.5<") == 2 and "of a single run" in page
+    assert "how much seeds alone make is unknown" in page
+
+
+def test_the_best_of_a_column_is_bold(runs):
+    cells = re.findall(
+        r'<td class="best" data-value="([^"]+)"', scores_of(build_page(read_runs(runs)))
+    )
+    assert cells == ["30.0", "45.0"]
+
+
+def on(names, evaluator="build_evaluator", **more):
+    """YAML of a config whose scores are of this test set."""
+    loader = {"test": {"dataset": {"names": names, **more}}, "evaluator": {"_target_": evaluator}}
+    return f"dataloader: {json.dumps(loader)}"
+
+
+def test_scores_of_two_test_sets_are_not_compared(tmp_path):
+    folders = [
+        make_run(tmp_path / name, ap=ap, config=f"{on(test)}\nlr: {ap}")
+        for name, ap, test in (("a", 30.0, "own"), ("b", 24.0, "own"), ("c", 90.0, "voc_test"))
+    ]
+    result = {"bbox": {"AP": 90.0}, "bbox_coco": {"AP": 70.0}}
+    (folders[2] / "summary.json").write_text(json.dumps({"kind": "finetune", "result": result}))
+    page = build_page(read_runs(folders), baseline="b")
+    scores = scores_of(page)
+    titles = re.findall(r"<h3>([^<]+)</h3>", scores)
+    assert titles == ["On own", "On voc_test, VOC&#x27;s metric and COCO&#x27;s"]
+    first, second = scores.split("<h3>")[1:]
+    assert "+6.0" in first and "delta" not in second
+    assert 'class="best" data-value="30.0"' in first and "best" not in second
+    assert "Box (VOC) AP<" in second and "Box (COCO) AP<" in second and "(VOC)" not in first
+    cards = page.split('class="cards">')[1].split("</div><h3")[0]
+    assert "Best box AP on own" in cards and "Box (VOC) AP on voc_test" in cards
+    charts = re.findall(r"<figcaption>([^<]+)<", page.split('id="curves"')[1])
+    assert charts[0] == "Box AP on own" and charts[1].startswith("Box (VOC) AP on voc_test")
+    strips = page.split('class="strips">')[1].split("</ol>")[0]
+    assert strips.count("<li data-s=") == 2
+
+
+@pytest.mark.parametrize(
+    "other",
+    [on("own", subset="10%"), on("own", evaluator="a.Other"), on("own2")],
+)
+def test_what_else_keeps_scores_apart(tmp_path, other):
+    folders = [
+        make_run(tmp_path / "a", ap=30.0, config=on("own")),
+        make_run(tmp_path / "b", ap=20.0, config=other),
+    ]
+    page = build_page(read_runs(folders), baseline="a")
+    assert scores_of(page).count('class="score-table"') == 2 and 'class="best"' not in page
+    assert "delta" not in page.split("</script>")[1]
+
+
+def test_seeds_scored_on_two_test_sets_are_said(tmp_path):
+    folders = [make_run(tmp_path / name, config=on(name)) for name in ("a", "b")]
+    page = build_page(read_runs(folders), labels={"a": "mine", "b": "mine"})
+    assert "The runs of mine were scored on a and b" in page
 
 
 def test_bands_are_lowest_and_highest(tmp_path):

@@ -9,7 +9,8 @@ addEventListener("beforeprint", () => all("img").forEach((image) => (image.loadi
 addEventListener("DOMContentLoaded", () => {
   tabs();
   all("table.sortable").forEach(sortable);
-  baseline();
+  all(".score-table").forEach(baseline);
+  wide();
   charts();
   sortedPictures();
   lightbox();
@@ -99,9 +100,7 @@ function sortable(table) {
   });
 }
 
-function baseline() {
-  const box = document.getElementById("score-table");
-  if (!box) return;
+function baseline(box) {
   const rows = [...box.querySelector("tbody").rows];
   if (rows.length < 2) return;
   const select = make("select");
@@ -119,7 +118,8 @@ function baseline() {
     for (const row of rows) {
       all(".delta, .base", row).forEach((old) => old.remove());
       if (row === base) {
-        row.cells[0].querySelector(".who > div").append(make("span", { className: "tag base", textContent: "baseline" }));
+        const name = row.cells[0].querySelector(".who > div");
+        name.insertBefore(make("span", { className: "tag base", textContent: "baseline" }), name.querySelector("small"));
       } else if (base) {
         [...row.cells].forEach((cell, i) => difference(cell, base.cells[i]));
       }
@@ -131,11 +131,15 @@ function difference(cell, other) {
   if (!cell.dataset.digits || !cell.dataset.value || !other.dataset.value) return;
   const change = cell.dataset.value - other.dataset.value;
   const text = Math.abs(change).toFixed(cell.dataset.digits);
+  const single = cell.dataset.noise === "" || other.dataset.noise === "";
   const noise = Math.max(cell.dataset.noise, other.dataset.noise);
   const span = make("span", { className: "delta dim" });
   const sign = change > 0 ? "+" : "\u2212";
   if (Number(text) === 0) span.textContent = "\u00b1" + text;
-  else if (Math.abs(change) <= noise) {
+  else if (single) {
+    span.textContent = sign + text;
+    span.title = "of a single run: how much seeds differ is unknown";
+  } else if (Math.abs(change) <= noise) {
     span.textContent = "\u2248 " + sign + text;
     span.title = "within the spread of the seeds";
   } else {
@@ -143,6 +147,19 @@ function difference(cell, other) {
     span.textContent = (change > 0 ? "\u25b2 " : "\u25bc ") + sign + text;
   }
   cell.insertBefore(span, cell.querySelector(".paper"));
+}
+
+// A table that is cut at its right edge says so.
+function wide() {
+  const tables = all(".table");
+  const look = () => tables.forEach((table) => table.classList.toggle("cut", table.scrollWidth > table.clientWidth + 4));
+  const watcher = new ResizeObserver(look);
+  for (const table of tables) {
+    const hint = make("p", { className: "hint dim", textContent: "More columns: scroll sideways \u2192" });
+    hint.setAttribute("aria-hidden", "true");
+    table.before(hint);
+    watcher.observe(table);
+  }
 }
 
 function charts() {

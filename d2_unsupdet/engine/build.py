@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from detectron2.config import instantiate
 from detectron2.engine import HookBase
-from detectron2.engine.hooks import PeriodicWriter
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from fvcore.nn.precise_bn import update_bn_stats
@@ -40,7 +39,7 @@ from d2_unsupdet.engine.schedule import to_iterations
 from d2_unsupdet.engine.sync_batch_norm import resolve_sync_bn, use_sync_bn
 from d2_unsupdet.engine.trainer import Trainer, unwrap
 from d2_unsupdet.engine.whole_images import whole_image_mapper
-from d2_unsupdet.engine.writers import build_writers
+from d2_unsupdet.engine.writers import WritersHook, build_writers
 from d2_unsupdet.evaluation import inference_on_dataset
 from d2_unsupdet.evaluation.build import restrict
 from d2_unsupdet.pretext.box_pretext import BoxPretext
@@ -130,7 +129,7 @@ class Hooks:
     evaluation: EvaluationHook | None
     pictures: PicturesHook | None
     probe: KnnProbeHook | None
-    writers: PeriodicWriter | None
+    writers: WritersHook | None
     checkpoint: CheckpointHook
     export: ExportHook | None
 
@@ -221,7 +220,7 @@ def build_hooks(
         if main and options.pictures
         else None,
         probe=_build_probe(cfg, model, period("train.knn_probe.period", options.knn_probe.period)),
-        writers=PeriodicWriter(writers, period=options.log_period) if main else None,
+        writers=WritersHook(writers, period=options.log_period) if main else None,
         checkpoint=CheckpointHook(saves, checkpointer),
         export=ExportHook(saves, output, meta) if hasattr(model, "export") else None,
     )

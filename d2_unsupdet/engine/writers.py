@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from detectron2.engine.hooks import PeriodicWriter
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter, get_event_storage
 
 from d2_unsupdet.errors import UserError
@@ -95,6 +96,20 @@ class WandbWriter(EventWriter):
 
     def close(self) -> None:
         self._run.finish()
+
+
+class WritersHook(PeriodicWriter):
+    """Writes every `period` steps, and at once what an evaluation or a probe found in between: the
+    run may be killed before the period's end, and its report is read while it goes on."""
+
+    def after_step(self) -> None:
+        storage = get_event_storage()
+        is_new = any(step == storage.iter for _, step in storage.latest().values())
+        if is_new and (storage.iter + 1) % self._period:
+            for writer in self._writers:
+                writer.write()
+        else:
+            super().after_step()
 
 
 def cut_metrics(path: Path, start_iter: int) -> None:

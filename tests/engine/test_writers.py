@@ -9,7 +9,7 @@ import pytest
 from detectron2.utils.events import EventStorage
 
 from d2_unsupdet.engine.gallery import Drawn, Gallery
-from d2_unsupdet.engine.writers import build_writers, cut_metrics
+from d2_unsupdet.engine.writers import WritersHook, build_writers, cut_metrics
 from d2_unsupdet.errors import UserError
 
 
@@ -53,6 +53,30 @@ def test_weights_and_biases_gets_the_pictures_once(tmp_path, monkeypatch):
         writer.write()
         writer.write()
     assert logged == [(4, {"bbox/AP": 2.0, "views/a.jpg": ("image", (8, 9, 3))})]
+
+
+def test_an_evaluation_between_two_lines_is_written_at_once_and_once(tmp_path):
+    writers = build_writers([], tmp_path, max_iter=9, start_iter=0, config={})
+    hook = WritersHook(writers, period=4)
+    hook.trainer = SimpleNamespace(iter=0, max_iter=9)
+    path, seen = tmp_path / "metrics.json", []
+    with EventStorage(0) as storage:
+        for step in range(9):
+            hook.trainer.iter = storage.iter = step
+            if step in (3, 7, 8):  # what MetricsHook does at each period and at the end
+                scalars = {"total_loss": float(step), "lr": 0.1, "time": 0.5, "data_time": 0.1}
+                storage.put_scalars(**scalars, smoothing_hint=False)
+            if step in (2, 5, 7):
+                storage.put_scalar("bbox/AP", 10.0 * step, smoothing_hint=False)
+            hook.after_step()
+            lines = [json.loads(line) for line in path.read_text().splitlines()]
+            seen.append([line["iteration"] for line in lines])
+        hook.after_train()
+    assert seen[:6] == [[], [], [2], [2, 3], [2, 3], [2, 3, 5]]  # step 5 is there before step 7
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["iteration"] for line in lines] == [2, 3, 5, 7, 8]
+    assert [line.get("bbox/AP") for line in lines] == [20.0, None, 50.0, 70.0, None]
+    assert [line.get("total_loss") for line in lines] == [None, 3.0, None, 7.0, 8.0]
 
 
 def test_an_unknown_writer_is_a_sentence(tmp_path):

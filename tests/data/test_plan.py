@@ -76,6 +76,19 @@ def test_weights_set_how_often_an_image_is_drawn_and_keep_the_epochs_length():
     assert len({tuple(row) for row in drawn[:, :8]}) > 50  # not always the same neighbours
 
 
+def test_copies_of_an_image_stand_anywhere_in_the_epoch():
+    """Not side by side, where a batch would be few images many times."""
+    plan = BatchPlan(seed=0, size=1000, batch=10, weights=[1.0] * 900 + [9.0] * 100)
+    batches = [[p.index for p in plan[step]] for step in range(1000)]  # ten epochs
+    twice = sum(len(batch) - len(set(batch)) for batch in batches)
+    # Half of a place's draws go to the 100 images of five copies, so one of the 45 pairs in a
+    # batch is the same image once in eleven batches by chance; side by side it were in most.
+    assert 60 < twice < 120
+    stream = sum(batches, [])
+    gaps = np.diff([i for i, index in enumerate(stream[:1000]) if index == 999])
+    assert gaps.max() > 20 and gaps.min() > 1
+
+
 def test_equal_weights_are_every_image_once():
     plan = BatchPlan(seed=0, size=50, batch=50, weights=[3.0] * 50)
     assert sorted(indices(plan, range(1))) == list(range(50))

@@ -6,10 +6,16 @@ import random
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+from detectron2.modeling.backbone import BasicStem, ResNet
+from detectron2.modeling.backbone.resnet import BasicBlock
+from detectron2.modeling.meta_arch import SemanticSegmentor
+from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from d2_unsupdet.detectors import criterion as criterion_module
+from d2_unsupdet.detectors import DilatedFCNHead
+from d2_unsupdet.engine import sync_batch_norm
 from d2_unsupdet.engine.digest import state_digest
 from d2_unsupdet.engine.image_losses import image_losses, judging, told
 from d2_unsupdet.engine.model_state import extra_state
@@ -17,6 +23,7 @@ from d2_unsupdet.metrics import drain_metrics, log_metric
 from tests.detectors.test_rcnn import batch as rcnn_batch
 from tests.detectors.test_rcnn import from_lazy
 from tests.detectors.tiny import sample, tiny_detr
+from tests.ranks import run_ranks
 
 
 def position():
@@ -44,15 +51,25 @@ def test_a_detr_is_judged_as_it_answers(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["retinanet", "deformable_detr", pytest.param("mask_rcnn_fpn", marks=pytest.mark.slow)]
+    "name, begun",
+    [
+        ("retinanet", True),  # has its count of positives, which must not move
+        ("retinanet", False),  # has none yet, and must get none
+        ("deformable_detr", False),
+        pytest.param("mask_rcnn_fpn", False, marks=pytest.mark.slow),
+    ],
 )
-def test_nothing_of_the_run_moves(name):
+def test_nothing_of_the_run_moves(name, begun):
     detr = name == "deformable_detr"
     model = tiny_detr(name, encoder__dropout=0.5) if detr else from_lazy(name, 18)
     one = sample(96, 128, 2) if detr else rcnn_batch()[0]
     model.train()
+    if begun:
+        with torch.no_grad(), EventStorage(0):
+            model([one])
     frozen = next(iter(model.children()))
     frozen.eval()
+    assert bool(extra_state(model)) == begun
     before = copy.deepcopy(model.state_dict()), extra_state(model), position()
     modes = [module.training for module in model.modules()]
     drain_metrics()
@@ -90,18 +107,61 @@ def test_norms_use_the_statistics_of_evaluation():
     assert model.norm.num_batches_tracked == 0 and model.norm.training
 
 
-def test_one_process_does_not_wait_for_the_others(monkeypatch):
-    def wait(*_):
+def segmentor():
+    """A dilated FCN of real parts, small."""
+    torch.manual_seed(0)
+    stage = ResNet.make_stage(
+        BasicBlock, num_blocks=1, in_channels=8, out_channels=8, stride_per_block=[1], norm="BN"
+    )
+    return SemanticSegmentor(
+        backbone=ResNet(BasicStem(out_channels=8, norm="BN"), [stage], out_features=["res2"]),
+        sem_seg_head=DilatedFCNHead(
+            in_channels=8, num_classes=3, in_feature="res2", stride=4, channels=8, norm="SyncBN"
+        ),
+        pixel_mean=[0.0] * 3,
+        pixel_std=[64.0] * 3,
+    )
+
+
+def label_map():
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "image": torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8, generator=generator),
+        "sem_seg": torch.randint(0, 3, (32, 32), dtype=torch.uint8, generator=generator),
+    }
+
+
+@pytest.mark.parametrize(
+    "make, one", [(lambda: tiny_detr("deta"), sample(96, 128, 3)), (segmentor, label_map())]
+)
+def test_one_process_does_not_wait_for_the_others(monkeypatch, make, one):
+    def wait(*_, **__):
         raise AssertionError("the other processes do not take part")
 
-    monkeypatch.setattr(criterion_module.comm, "get_world_size", lambda: 2)
-    monkeypatch.setattr(criterion_module.dist, "all_reduce", wait)
-    model = tiny_detr("deta")
+    model = make().train()
+    # A process group of two that nobody else has joined.
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_reduce", wait)
+    monkeypatch.setattr(sync_batch_norm.dist, "get_world_size", lambda *_: 2)
     with judging(model):
-        assert image_losses(model, sample(96, 128, 3), place=0)
-    model.train()
-    with pytest.raises(AssertionError, match="do not take part"):
-        model([sample(96, 128, 3)])
+        assert image_losses(model, one, place=0)
+    with pytest.raises(AssertionError, match="do not take part"), EventStorage(0):
+        model([one])
+
+
+def _first_rank_judges(rank):
+    """Only rank 0 does, as the pictures at the end of a run; here, with rank < 0, no ranks are."""
+    model = segmentor().train()
+    if rank > 0:
+        return {}
+    with judging(model):
+        return image_losses(model, label_map(), place=0)
+
+
+@pytest.mark.slow
+def test_a_run_of_two_processes_does_not_hang_at_its_pictures():
+    judged, idle = run_ranks(_first_rank_judges)
+    assert judged == pytest.approx(_first_rank_judges(-1)) and idle == {}
 
 
 def test_layers_are_told_together():

@@ -20,7 +20,9 @@ def run_tool(main: Callable[[], int | None]) -> NoReturn:
         ...     run_tool(main)
     """
     try:
-        sys.exit(main() or 0)
+        code = main() or 0
+        sys.stdout.flush()
+        sys.exit(code)
     except UserError as error:
         if os.environ.get("D2_UNSUPDET_DEBUG"):
             traceback.print_exc()
@@ -28,6 +30,17 @@ def run_tool(main: Callable[[], int | None]) -> NoReturn:
         sys.exit(USER_ERROR)
     except KeyboardInterrupt:
         sys.exit(130)  # 128 + SIGINT, as shells expect
+    except BrokenPipeError:  # `... | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        sys.exit(141)  # 128 + SIGPIPE
+
+
+class Parser(argparse.ArgumentParser):
+    """Mistakes on the command line are one sentence, as all others."""
+
+    def error(self, message: str) -> NoReturn:
+        """Instead of the usage and exit."""
+        raise UserError(f"{message}; --help lists the options.")
 
 
 def positive(text: str) -> int:

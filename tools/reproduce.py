@@ -16,31 +16,37 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from d2_unsupdet.cli import positive, run_tool
+from d2_unsupdet.cli import Parser, positive, run_tool
 from d2_unsupdet.errors import UserError
 from d2_unsupdet.protocols import Row, papers, rows, select
+from d2_unsupdet.protocols.listing import described, listed
+from d2_unsupdet.protocols.options import Options, check_use
 from d2_unsupdet.protocols.page import PAGE, page
-from d2_unsupdet.protocols.run import begun, finished, run_row
+from d2_unsupdet.protocols.run import run_row
 from d2_unsupdet.protocols.scores import shown
-from d2_unsupdet.protocols.stages import Options, Stage, plan
+from d2_unsupdet.protocols.stages import plan
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("row", nargs="?", help="id of a row, or a shell pattern: 'dupr-voc-*'")
     parser.add_argument("opts", nargs="*", metavar="[pretrain:|finetune:]key=value")
-    parser.add_argument("--list", action="store_true", help="rows, their numbers and what was done")
-    parser.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
-    parser.add_argument("--docs", action="store_true", help="write docs/reproduce.md anew")
+    parser.add_argument(
+        "--list", action="store_true", help="rows, their numbers, and what --output has of them"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="commands, score and files; runs nothing"
+    )
+    parser.add_argument("--docs", action="store_true", help=argparse.SUPPRESS)  # see CONTRIBUTING
     parser.add_argument("--weights", default="", metavar="FILE", help="the row's starting weights")
     parser.add_argument(
         "--pretrained", default="", metavar="FILE", help="instead of the row's pretraining"
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[], help="of the finetuning")
-    parser.add_argument("--scale", type=float, default=1.0, help="factor on all lengths: 0.01")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="0.01: a trial of a hundredth of all lengths"
+    )
     parser.add_argument("--num-gpus", type=positive, default=1, help="processes a training")
     parser.add_argument("--output", type=Path, default=Path("output/reproduce"))
     return parser.parse_intermixed_args(argv)
@@ -63,34 +69,6 @@ def options_of(args: argparse.Namespace) -> Options:
     )
 
 
-def state(stages: Sequence[Stage]) -> str:
-    """How far a row is."""
-    done = sum(finished(stage) for stage in stages)
-    if done == len(stages):
-        return "finished"
-    started = sum(begun(stage) for stage in stages)
-    return f"{done} of {len(stages)} stages" if done or started else "not run"
-
-
-def listed(pattern: str, output: Path) -> str:
-    """A line a row. The config files stay closed: it should be quick."""
-    lines = []
-    for row in select(pattern):
-        printed = " / ".join(row.values.values()) or "not known"
-        done = "cited" if row.cited else done_in(output, row)
-        what = ", ".join(filter(None, (row.setting, row.label)))
-        lines.append(f"{row.id:36s} {printed:20s} {done:12s} {what}")
-    return "\n".join(lines)
-
-
-def done_in(output: Path, row: Row) -> str:
-    """What the output folder says of a row."""
-    found = sorted(output.glob(f"**/{row.id}/result.json"))
-    if found:
-        return "finished" if found[0].parents[1] == output else found[0].parents[1].name
-    return "begun" if list(output.glob(f"**/{row.id}")) else "not run"
-
-
 def several(chosen: Sequence[Row], options: Options) -> list[Row]:
     """Those of a pattern that can be run; one file of weights is that of one kind of start."""
     starts = sorted({row.start for row in chosen if not row.cited})
@@ -102,15 +80,25 @@ def several(chosen: Sequence[Row], options: Options) -> list[Row]:
     return [row for row in chosen if not row.cited]
 
 
+def write_page(*, dry_run: bool) -> None:
+    """docs/reproduce.md from the rows."""
+    text = page(papers())
+    if dry_run:
+        same = PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text
+        print(f"{PAGE} {'would stay as it is' if same else 'would change'}")
+        return
+    PAGE.write_text(text, encoding="utf-8")
+    print(f"wrote {PAGE} ({len(list(rows()))} rows)")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """List, write the page, print commands, or run."""
     args = parse(argv)
     if args.docs:
-        PAGE.write_text(page(papers()), encoding="utf-8")
-        print(f"wrote {PAGE} ({len(list(rows()))} rows)")
+        write_page(dry_run=args.dry_run)
         return
     if args.list:
-        print(listed(args.row or "*", args.output))
+        print(listed(select(args.row or "*"), args.output))
         return
     if not args.row:
         raise UserError("Which row? --list shows them, docs/reproduce.md in order.")
@@ -119,11 +107,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     options, chosen = options_of(args), select(args.row)
     if len(chosen) > 1:
         chosen = several(chosen, options)
-    for row in chosen:
+    check_use(chosen, options)
+    for number, row in enumerate(chosen):
         if args.dry_run:
-            stages = plan(row, options)
-            print(f"# {row.id}: {state(stages)}")
-            print("\n".join(stage.command for stage in stages), flush=True)
+            print("\n" * bool(number) + described(row, options), flush=True)
         else:
             compared = run_row(row, options)
             folders = shlex.join(str(s.folder) for s in plan(row, options) if s.kind != "boxes")

@@ -70,12 +70,14 @@ class Row:
         cited: why it cannot be run here; "" where it can.
         note: what a reader must know of this row alone.
         ours: what was run of it by us; "" for nothing.
+        printed_by: "paper", or "our run" where the numbers beside which yours stand are ours.
     """
 
     id: str
     label: str
     paper: str
     table: str
+    printed_by: str = "paper"
     setting: str = ""
     start: str = "random"
     pretrain: Recipe | None = None
@@ -89,6 +91,11 @@ class Row:
     ours: str = ""
 
     @property
+    def name(self) -> str:
+        """The row in words."""
+        return ", ".join(filter(None, (self.setting, self.label)))
+
+    @property
     def numbers(self) -> dict[str, float]:
         """The printed numbers without what stands behind ±."""
         return {name: float(text.split("±")[0]) for name, text in self.values.items()}
@@ -96,7 +103,14 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows that share a protocol; `columns` is metric -> heading, `source` whose numbers."""
+    """Rows that share a protocol.
+
+    Args:
+        title: with the number in the paper in front where it is known: "Table 2: COCO, DETR".
+        source: whose numbers these are.
+        columns: metric -> heading.
+        note: what a reader must know of all rows.
+    """
 
     id: str
     title: str
@@ -142,11 +156,12 @@ def read_paper(path: Path) -> Paper:
     """One file; our own mistakes in it are found by the tests."""
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     recipes = {name: _recipe(node) for name, node in content.get("recipes", {}).items()}
-    key, name = path.stem.replace("_", ""), content["paper"]
-    tables = tuple(_table(node, key, name, recipes) for node in content["tables"])
+    key = path.stem.replace("_", "")
+    shared = {"paper": content["paper"], "printed_by": content.get("numbers", "paper")}
+    tables = tuple(_table(node, key, shared, recipes) for node in content["tables"])
     return Paper(
         id=key,
-        name=name,
+        name=content["paper"],
         title=content["title"],
         about=content["about"],
         tables=tables,
@@ -154,8 +169,11 @@ def read_paper(path: Path) -> Paper:
     )
 
 
-def _table(node: dict[str, Any], key: str, paper: str, recipes: Mapping[str, Recipe]) -> Table:
+def _table(
+    node: dict[str, Any], key: str, paper: Mapping[str, str], recipes: Mapping[str, Recipe]
+) -> Table:
     found = []
+    title = ": ".join(filter(None, (node.get("number", ""), node["title"])))
     for setting, shared in node.get("settings", {"": {}}).items():
         base = {k: node[k] for k in ("finetune", "tool", "seeds") if k in node} | shared
         for line in node["rows"]:
@@ -168,14 +186,15 @@ def _table(node: dict[str, Any], key: str, paper: str, recipes: Mapping[str, Rec
                 replace(
                     row,
                     id="-".join(parts),
-                    paper=paper,
-                    table=node["title"],
+                    table=title,
                     setting=shared.get("label", ""),
+                    paper=paper["paper"],
+                    printed_by=paper["printed_by"],
                 )
             )
     return Table(
         id=node["id"],
-        title=node["title"],
+        title=title,
         source=node["source"],
         columns=node["columns"],
         rows=tuple(found),

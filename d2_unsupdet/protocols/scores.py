@@ -44,8 +44,12 @@ class Compared:
 def leave_reference(row: Row, folder: Path) -> None:
     """`paper.json` of a run: the numbers that its report shows beside its own."""
     folder.mkdir(parents=True, exist_ok=True)
-    content = {"paper": row.paper, "table": row.table, "row": row.label, "values": row.numbers}
-    write_json(folder / "paper.json", content)
+    write_json(folder / "paper.json", reference(row))
+
+
+def reference(row: Row) -> dict[str, Any]:
+    """Where the numbers stand, and the numbers."""
+    return {"paper": row.paper, "table": row.table, "row": row.name, "values": row.numbers}
 
 
 def compare(row: Row, stages: Sequence[Stage]) -> list[Compared]:
@@ -78,12 +82,13 @@ def read_scores(stage: Stage) -> dict[str, float]:
 
 
 def shown(row: Row, compared: Sequence[Compared], scale: float) -> str:
-    """A small table for the terminal."""
-    about = "" if scale == 1 else f", {scale:g} of the length: no comparison, only a trial"
-    where = f"{row.paper}, {row.table}"
-    lines = [f"{row.id}: {where}; {row.label}{about}", f"  {'':24s}{'paper':>14s}  ours"]
+    """A small table for the terminal; a trial has no difference to anything."""
+    lines = [f"{row.id}: {row.paper}, {row.table}; {row.name}"]
+    if scale != 1:
+        lines.append(f"  a trial of {scale:g} of the length, not to be compared")
+    lines.append(f"  {'':24s}{row.printed_by:>14s}  yours")
     for one in compared:
-        change = "" if one.difference is None else f"   {one.difference:+.2f}"
+        change = "" if one.difference is None or scale != 1 else f"   {one.difference:+.2f}"
         lines.append(f"  {one.metric:24s}{one.printed or 'not known':>14s}  {one.text}{change}")
     return "\n".join(lines)
 

@@ -5,7 +5,6 @@ belongs to a row lies in `<output>/<row>`. A shortened row has another output fo
 """
 
 import hashlib
-import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -17,52 +16,13 @@ from typing import Any
 from omegaconf import DictConfig
 
 from d2_unsupdet.engine.config import load_config
-from d2_unsupdet.errors import UserError
-from d2_unsupdet.protocols.rows import STARTS, Recipe, Row
+from d2_unsupdet.protocols.options import Options, check, starting_file
+from d2_unsupdet.protocols.rows import Recipe, Row
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS: Mapping[str, str] = {"tools/evaluate_boxes.py": "boxes.json"}  # of a tool, in its --out
 LENGTHS = ("refresh.period", "checkpointer.period", "knn_probe.period")  # shrink with the run
 _NUMBER = re.compile(r"[\d.]+(?:e\+?\d+)?")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What a user may ask of a row.
-
-    Args:
-        output: folder of everything that is made.
-        weights: file of the row's starting weights.
-        pretrained: file that takes the place of the pretraining.
-        seeds: instead of the row's.
-        scale: factor on the length of every training.
-        num_gpus: processes a training.
-        overrides: `key=value` for every training; after `pretrain:` or `finetune:` for that alone.
-    """
-
-    output: Path = Path("output/reproduce")
-    weights: str = ""
-    pretrained: str = ""
-    seeds: tuple[int, ...] = ()
-    scale: float = 1.0
-    num_gpus: int = 1
-    overrides: tuple[str, ...] = ()
-
-    @property
-    def folder(self) -> Path:
-        """Of the runs; short ones are never taken for whole ones."""
-        folder = self.output.resolve()
-        return folder if self.scale == 1 else folder / f"scale-{self.scale:g}"
-
-    def of(self, kind: str) -> list[str]:
-        """The overrides of one kind of training."""
-        found = []
-        for text in self.overrides:
-            mark, colon, rest = text.partition(":")
-            marked = bool(colon) and mark in ("pretrain", "finetune")
-            if not marked or mark == kind:
-                found.append(rest if marked else text)
-        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,9 +58,7 @@ class Stage:
 
 def plan(row: Row, options: Options) -> list[Stage]:
     """The row's commands in order."""
-    if row.cited:
-        raise UserError(f"'{row.id}' is a number that we only cite: {row.cited}.")
-    _check_weights(row, options)
+    check(row, options)
     stages: list[Stage] = []
     weights = starting_file(row.start, options)
     if options.pretrained:
@@ -118,28 +76,6 @@ def plan(row: Row, options: Options) -> list[Stage]:
     return stages
 
 
-def starting_file(start: str, options: Options) -> str:
-    """`--weights`, or the file that $D2_UNSUPDET_WEIGHTS (./weights) holds under that name."""
-    if start == "random":
-        return ""
-    if options.weights:
-        return options.weights
-    folder = Path(os.environ.get("D2_UNSUPDET_WEIGHTS") or "weights").expanduser()
-    found = sorted(folder.glob(f"{start}.*"))
-    return str(found[0].resolve() if found else folder / f"{start}.pth")
-
-
-def check_start(row: Row, options: Options) -> None:
-    """Say what file is missing before anything is trained."""
-    file = options.pretrained or starting_file(row.start, options)
-    if file and not Path(file).is_file():
-        what = "what was pretrained" if options.pretrained else STARTS[row.start]
-        raise UserError(
-            f"'{row.id}' begins with {what}, and there is no '{file}'; give it as --weights FILE, "
-            f"or put it into the folder of $D2_UNSUPDET_WEIGHTS as {row.start}.pth."
-        )
-
-
 def pretraining_folder(recipe: Recipe) -> str:
     """The recipe's name, and a hash of what is changed in it."""
     path = Path(recipe.config).with_suffix("")
@@ -147,18 +83,6 @@ def pretraining_folder(recipe: Recipe) -> str:
     if not recipe.overrides:
         return name
     return f"{name}-{hashlib.sha256(repr(recipe.overrides).encode()).hexdigest()[:8]}"
-
-
-def _check_weights(row: Row, options: Options) -> None:
-    if not options.scale > 0:
-        raise UserError(f"--scale={options.scale} is not above 0; write 0.01 for a hundredth.")
-    if options.pretrained and not row.pretrain:
-        raise UserError(f"'{row.id}' has no pretraining that --pretrained could stand for.")
-    if options.weights and row.start == "random":
-        raise UserError(
-            f"'{row.id}' begins with random weights, so --weights={options.weights} would make it "
-            "another row; --pretrained takes the place of a pretraining."
-        )
 
 
 def _pretraining(recipe: Recipe, weights: str, options: Options) -> list[Stage]:

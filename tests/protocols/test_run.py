@@ -10,10 +10,12 @@ from d2_unsupdet.analysis.runs import flatten
 from d2_unsupdet.errors import UserError
 from d2_unsupdet.protocols import rows, select
 from d2_unsupdet.protocols import run as run_module
+from d2_unsupdet.protocols.listing import described, listed
+from d2_unsupdet.protocols.options import Options, check_use
 from d2_unsupdet.protocols.rows import Recipe, Row
 from d2_unsupdet.protocols.run import alone, begun, run_row
 from d2_unsupdet.protocols.scores import shown
-from d2_unsupdet.protocols.stages import Options, plan
+from d2_unsupdet.protocols.stages import plan
 
 MOCO = "configs/quickstart/pretrain_moco.py"
 
@@ -136,7 +138,9 @@ def test_a_trial_is_short_and_lies_apart(tmp_path):
     runner = Runner()
     compared = run_row(row, Options(output=tmp_path), runner=runner)
     assert len(runner.commands) == 2
-    assert "0.01 of the length" in shown(row, compared, 0.01)
+    trial, whole = shown(row, compared, 0.01), shown(row, compared, 1)
+    assert "0.01 of the length" in trial and "our run  yours" in trial
+    assert "+1.70" in whole and "+1.70" not in trial
 
 
 def test_lengths_keep_their_units():
@@ -176,6 +180,53 @@ def test_an_override_belongs_to_one_training_or_to_all():
     assert "train.ema.enabled=true" in finetune.words and "train.seed=4" in pretrain.words
     with pytest.raises(UserError, match="Did you mean"):
         plan(row_of(), Options(overrides=("finetune:train.max_itr=4",)))
+
+
+def test_what_no_training_would_read_is_refused():
+    (probe,), (cited) = select("dupr-svm-dupr"), "finetune:train.max_iter=3"
+    with pytest.raises(UserError, match="has no finetuning that 'finetune:train.max_iter=3'"):
+        check_use([probe], Options(overrides=(cited,)))
+    check_use([probe], Options(overrides=("pretrain:train.max_iter=3", "train.seed=1")))
+    check_use([probe, row_of()], Options(overrides=(cited,)))
+    with pytest.raises(UserError, match="has no pretraining beside --pretrained"):
+        check_use([row_of()], Options(pretrained="a.pth", overrides=("pretrain:train.seed=1",)))
+    with pytest.raises(UserError, match="--seeds"):
+        check_use([probe], Options(seeds=(1,)))
+    (boxes,) = select("joindet-proposals-selective-search")
+    with pytest.raises(UserError, match="--scale"):
+        check_use([boxes], Options(scale=0.1))
+
+
+def test_a_dry_run_says_where_the_score_comes_from_and_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setenv("D2_UNSUPDET_WEIGHTS", str(tmp_path))
+    options = Options(output=tmp_path / "out")
+    (row,) = select("densesiam-segmentation-densesiam")
+    head = [line for line in described(row, options).splitlines() if line.startswith("#")]
+    assert head[0].endswith(
+        "COCO-Stuff-27, segmentation without labels, ResNet-18, 10 epochs; DenseSiam"
+    )
+    assert head[1] == "# paper: sem_seg/mIoU 16.4"
+    assert "at the end of the pretraining" in head[2] and head[2].endswith("/summary.json")
+    assert head[3] == "# here: nothing is done yet"
+    assert "supervised_r18.pth" in head[4] and "resnet18-f37072fd.pth (not there yet)" in head[4]
+    (tmp_path / "supervised_r18.pth").touch()
+    assert "not there" not in described(row, options)
+    assert "# needs" not in described(row_of(), options)
+
+
+def test_a_list_has_columns_and_says_what_is_here(tmp_path):
+    chosen = [*select("toy-backbone-*"), *select("deta-coco-swin")]
+    run_row(chosen[1], Options(output=tmp_path), runner=Runner())
+    head, *lines = listed(chosen, tmp_path).splitlines()
+    at = [head.index(word) for word in ("printed", "in ", "start")]
+    rows_of = [line for line in lines if line.startswith("  ")]
+    assert all(line[place - 1] == " " != line[place] for line in rows_of for place in at)
+    assert [line[at[1] : at[2]].strip() for line in rows_of] == [
+        "nothing yet",
+        "finished",
+        "only cited",
+    ]
+    assert lines[1].startswith("Embedded images | The quickstart's Faster R-CNN")
 
 
 def test_weights_are_asked_for_before_anything_runs(tmp_path, monkeypatch):

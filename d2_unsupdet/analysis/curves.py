@@ -65,15 +65,18 @@ def draw_chart(chart: Chart, chart_id: str) -> str:
 def nice_ticks(low: float, high: float, count: int = 5, *, whole: bool = False) -> list[float]:
     """Round numbers (1, 2 or 5 times a power of ten) that cover [low, high]; `whole` ones of steps,
     which have no halves."""
-    if high <= low:
-        pad = abs(low) * 0.1 or 1.0
+    low, high = (min(max(value, -1e300), 1e300) for value in (low, high))
+    largest = max(abs(low), abs(high))
+    if high - low <= max(1e-12 * largest, 1e-300):  # no finer than numbers of this size are
+        pad = 0.1 * largest if largest > 1e-290 else 1.0
         low, high = low - pad, high + pad
-    raw = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(raw))
+    raw = high / count - low / count
+    exponent = math.floor(math.log10(raw))
+    power = 10.0**exponent
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
     step = max(step, 1.0) if whole else step
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, last + 1)]
+    return [round(i * step, max(12, 12 - exponent)) for i in range(first, last + 1)]
 
 
 def thin(points: Points, limit: int = MAX_POINTS) -> Points:

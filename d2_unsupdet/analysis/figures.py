@@ -6,6 +6,7 @@ see them change; those with a value, such as failures, are sorted by it.
 
 import base64
 import io
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -26,6 +27,11 @@ _TITLES = {
 }
 _SMALL = 24_000  # bytes of a PNG that is kept as it is
 _LONGEST = 1200  # pixels
+# What Pillow raises for bytes that are no picture, or a small file of a gigantic one.
+_DAMAGED = (
+    *(OSError, ValueError, SyntaxError, EOFError, KeyError, IndexError, TypeError),
+    *(struct.error, Image.DecompressionBombError),
+)
 _ON_A_PAGE = 120  # pictures, unless asked for more
 
 
@@ -140,7 +146,7 @@ class Gallery:
         picture = shot.picture
         try:
             data, kind, width, height = encode(picture)
-        except (OSError, ValueError, Image.DecompressionBombError):
+        except _DAMAGED:
             self.notes.append(f"{shot.run.name}: the picture {picture.path.name} cannot be read.")
             return ""
         self._number += 1
@@ -164,7 +170,7 @@ class Gallery:
 def encode(picture: Picture) -> tuple[str, str, int, int]:
     """Base64 text, "png", "webp" or "jpeg", width and height of what is really an image."""
     content = picture.path.read_bytes()
-    with Image.open(io.BytesIO(content)) as image:
+    with Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "WEBP")) as image:
         image.load()
         if image.format == "PNG" and len(content) <= _SMALL:
             return base64.b64encode(content).decode(), "png", image.width, image.height

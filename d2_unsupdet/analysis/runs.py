@@ -5,8 +5,6 @@
 could not be read becomes a sentence in `Run.notes`, never an exception.
 """
 
-import json
-import math
 import re
 import time
 from dataclasses import dataclass, field
@@ -14,14 +12,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from d2_unsupdet.analysis.run_files import RunFile, read_files
 from d2_unsupdet.analysis.run_pictures import Picture, read_pictures
+from d2_unsupdet.analysis.safe_files import (
+    Unreadable,
+    is_number,
+    load_json,
+    parse_json,
+    parse_yaml,
+    read_text,
+    whole_number,
+)
 
 _TASK = re.compile(r"^(bbox|segm|keypoints|sem_seg|panoptic_seg|box_proposals|knn|linear|svm)")
 _QUIET = 900  # seconds without a line after which a run that has not ended counts as stopped
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one reads ten times faster
+_PATIENCE = 30  # below so many seconds nothing is said of a run that writes no line
+_LOG = 256_000_000  # bytes of metrics.json; half a million lines of a detector have as many
 
 
 @dataclass
@@ -35,6 +41,7 @@ class Run:
             init_checkpoint, init_coverage; other keys are shown as they are.
         paper: what a paper prints for it: `paper`, `table`, `row` and `values` by score.
         files: config, exports and checkpoints with their hashes.
+        stopped: what ended it early, in its own words: `reason` and `iteration`.
         logged: when it last wrote a line of metrics, in seconds since 1970.
         notes: one sentence for everything that is missing or could not be read.
     """
@@ -48,6 +55,7 @@ class Run:
     config: str = ""
     command: str = ""
     paper: dict[str, Any] = field(default_factory=dict)
+    stopped: dict[str, Any] = field(default_factory=dict)
     files: list[RunFile] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
     logged: float | None = None
@@ -82,19 +90,34 @@ class Run:
 
     @property
     def state(self) -> str:
-        """ "finished", "running", "stopped" or "empty"."""
+        """ "finished", "running", "silent" (longer without a line than it took for one before, in
+        an evaluation or killed), "stopped" or "empty"."""
         if self.summary:
             return "finished"
+        if self.stopped:
+            return "stopped"
         if self.logged is None:
             return "empty"
-        return "running" if time.time() - self.logged < _QUIET else "stopped"
+        silent, interval = time.time() - self.logged, self.interval or 0.0
+        if silent > max(_QUIET, 20 * interval):
+            return "stopped"
+        return "silent" if interval and silent > max(_PATIENCE, 5 * interval) else "running"
+
+    @property
+    def interval(self) -> float | None:
+        """Seconds that it takes for a line of metrics; None if it does not tell."""
+        points = self.curves.get("time", [])
+        if not points:
+            return None
+        before = points[-2][0] if len(points) > 1 else -1
+        return points[-1][1] * (points[-1][0] - before)
 
     @property
     def paper_values(self) -> dict[str, float]:
         """The paper's numbers by the name of our score."""
         values = self.paper.get("values")
         items = values.items() if isinstance(values, dict) else ()
-        return {str(name): float(value) for name, value in items if _is_number(value)}
+        return {str(name): float(value) for name, value in items if is_number(value)}
 
 
 def read_run(path: str | Path) -> Run:
@@ -114,11 +137,17 @@ def read_run(path: str | Path) -> Run:
     if absent:
         run.notes.append(f"It has no {', '.join(absent)}.")
     run.paper = _read_object(run, "paper.json")
+    run.stopped = _read_object(run, "stopped.json")
     run.files = read_files(path, run.summary)
     run.pictures, remarks = read_pictures(path)
     run.notes += remarks
     _read_results(run)
     return run
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder holds anything that only runs have; old ones have not all of it."""
+    return any((path / name).exists() for name in ("config.yaml", "metrics.json", "summary.json"))
 
 
 def read_runs(paths: list[str | Path]) -> list[Run]:
@@ -139,15 +168,15 @@ def read_runs(paths: list[str | Path]) -> list[Run]:
 def read_settings(path: Path) -> dict[str, Any]:
     """A config.yaml as a nested dict; empty when there is none that can be read."""
     try:
-        return _parsed(path.read_text(errors="replace"))
-    except OSError:
+        return _parsed(read_text(path, path.parent))
+    except (OSError, Unreadable):
         return {}
 
 
 def _parsed(text: str) -> dict[str, Any]:
     try:
-        value = yaml.load(text, Loader=_Loader)  # safe: both loaders build plain values only
-    except yaml.YAMLError:
+        value = parse_yaml(text)
+    except Unreadable:
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -165,26 +194,26 @@ def headline(scores: dict[str, float]) -> dict[str, float]:
 def _read_metrics(run: Run) -> None:
     path = run.path / "metrics.json"
     try:
-        lines = path.read_text(errors="replace").splitlines()
-        run.logged = path.stat().st_mtime
-    except OSError:
+        lines = read_text(path, run.path, limit=_LOG).splitlines()
+        run.logged = min(max(path.stat().st_mtime, 0.0), time.time())  # an archive may hold any
+    except FileNotFoundError:
         run.notes.append("It has no metrics.json yet, so there are no curves and no scores.")
+        return
+    except Unreadable as error:
+        run.notes.append(f"metrics.json {error}, so there are no curves and no scores.")
         return
     damaged, unlike_number = 0, set()
     by_name: dict[str, dict[int, float]] = {}
     for line in filter(str.strip, lines):
-        try:
-            entry = json.loads(line)
-            iteration = int(entry.pop("iteration"))
-        except (ValueError, KeyError, TypeError, AttributeError):
+        entry = _entry(line)
+        iteration = whole_number(entry.pop("iteration", None))
+        if iteration is None:
             damaged += 1
             continue
         for name, value in entry.items():
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                continue
-            if math.isfinite(value):
+            if is_number(value):
                 by_name.setdefault(name, {})[iteration] = float(value)
-            else:
+            elif isinstance(value, int | float) and not isinstance(value, bool):
                 unlike_number.add(name)
     run.curves = {name: sorted(points.items()) for name, points in by_name.items()}
     run.scores = {name: points[-1][1] for name, points in run.curves.items() if is_score(name)}
@@ -193,24 +222,26 @@ def _read_metrics(run: Run) -> None:
     # A score is undefined where nothing is to be found: a class or a size without objects.
     unlike_number = {name for name in unlike_number if not is_score(name)}
     if unlike_number:
-        names = ", ".join(sorted(unlike_number)[:5])
-        run.notes.append(f"Values that are not finite were left out of: {names}.")
+        names = ", ".join(name[:80] for name in sorted(unlike_number)[:5])
+        run.notes.append(f"Values that are not finite, or beyond 1e100, were left out of: {names}.")
     if not run.curves:
         run.notes.append("metrics.json holds no values yet.")
+
+
+def _entry(line: str) -> dict[str, Any]:
+    try:
+        entry = load_json(line)
+    except Unreadable:
+        return {}
+    return entry if isinstance(entry, dict) else {}
 
 
 def _read_results(run: Run) -> None:
     """Scores that the summary states win over the last ones logged."""
     result = run.summary.get("result")
     for name, value in flatten(result if isinstance(result, dict) else {}).items():
-        if is_score(name) and _is_number(value):
+        if is_score(name) and is_number(value):
             run.scores[name] = float(value)
-
-
-def _is_number(value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return math.isfinite(value)
 
 
 def flatten(nested: dict[str, Any], prefix: str = "", separator: str = "/") -> dict[str, Any]:
@@ -229,8 +260,8 @@ def _read_object(run: Run, name: str) -> dict[str, Any]:
     if not text:
         return {}
     try:
-        content = json.loads(text)
-    except ValueError:
+        content = parse_json(text)
+    except Unreadable:
         content = None
     if not isinstance(content, dict):
         run.notes.append(f"{name} is not a JSON object and was left out.")
@@ -240,8 +271,11 @@ def _read_object(run: Run, name: str) -> dict[str, Any]:
 
 def _read_text(run: Run, name: str) -> str:
     try:
-        return (run.path / name).read_text(errors="replace")
-    except OSError:
+        return read_text(run.path / name, run.path)
+    except FileNotFoundError:
+        return ""
+    except Unreadable as error:
+        run.notes.append(f"{name} {error} and was left out.")
         return ""
 
 

@@ -6,6 +6,7 @@ finetuning goes with seed 0 although each began with the pretraining of its own 
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -193,7 +194,7 @@ def _digest(config: Mapping[str, Any], depth: int) -> str:
     weights = train.get("init_checkpoint") if isinstance(train, dict) else None
     if isinstance(weights, str) and weights and depth:
         path = Path(weights)
-        folder = path if path.is_dir() else path.parent
+        folder = path if os.path.isdir(path) else path.parent
         made_by = read_settings(folder / "config.yaml")
         if made_by:
             masked["train.init_checkpoint"] = [_digest(made_by, depth - 1), path.suffix]

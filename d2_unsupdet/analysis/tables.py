@@ -111,6 +111,8 @@ def initial_weights(run: Run, names: Mapping[Path, str]) -> str:
 
 def duration(seconds: float) -> str:
     """42 s, 3 min 05 s, 2 h 10 min."""
+    if not abs(seconds) < 1e12:  # a damaged log, and NaN
+        return "–"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -22,14 +22,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # the losses that Detectron2 scripts (RetinaNet's) would differ in the last bit after a resume.
 os.environ.setdefault("PYTORCH_JIT", "0")
 
-from d2_unsupdet.cli import run_tool  # noqa: E402 (see above)
+from d2_unsupdet.cli import Parser, run_tool  # noqa: E402 (see above)
 from d2_unsupdet.errors import UserError  # noqa: E402
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True, help="a .py LazyConfig or a .yaml file")
     parser.add_argument(
         "--resume", action="store_true", help="go on from the last valid checkpoint"

@@ -22,7 +22,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone, installed or not
 
-from d2_unsupdet.cli import positive, run_tool  # noqa: E402
+from d2_unsupdet.cli import Parser, positive, run_tool  # noqa: E402
 from d2_unsupdet.data import get_dataset  # noqa: E402
 from d2_unsupdet.data.scenes import CLASSES  # noqa: E402
 from d2_unsupdet.errors import UserError  # noqa: E402
@@ -120,9 +120,7 @@ def _leaf(node: ET.Element, name: str, value: object) -> None:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="a new folder")
     for name, count in (("unlabeled", 1000), ("train", 50), ("val", 100)):
         parser.add_argument(f"--{name}", type=positive, default=count, help=f"images ({count})")

@@ -3,7 +3,6 @@
 Needed once for the semantic task: python datasets/prepare_cityscapes.py <folder with gtFine>
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import cv2
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone, installed or not
 
+from d2_unsupdet.cli import Parser, run_tool  # noqa: E402
 from d2_unsupdet.data.images import read_label_map  # noqa: E402
 from d2_unsupdet.data.readers.cityscapes import train_ids  # noqa: E402
 
@@ -31,7 +31,7 @@ def prepare(root: Path) -> int:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("root", type=Path, help="the folder that holds gtFine")
     root = parser.parse_args().root
     count = prepare(root)
@@ -41,4 +41,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_tool(main)

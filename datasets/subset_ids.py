@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from d2_unsupdet.cli import run_tool
+from d2_unsupdet.cli import Parser, run_tool
 from d2_unsupdet.data import catalog
 from d2_unsupdet.data.subsets import STANDARD, parse, save_ids, select
 
@@ -21,9 +21,7 @@ STANDARD_SIZES = [f"{100 * share:g}%" for share in STANDARD]
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw, save, say where."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", help="registered name, or several joined by commas")
     parser.add_argument(
         "sizes",

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone, installed or not
 
-from d2_unsupdet.cli import run_tool  # noqa: E402
+from d2_unsupdet.cli import Parser, run_tool  # noqa: E402
 from d2_unsupdet.data.readers.voc import VocFolder, read_voc, voc_classes  # noqa: E402
 from d2_unsupdet.errors import UserError  # noqa: E402
 
@@ -46,9 +46,7 @@ def convert(root: Path, split: str, classes: tuple[str, ...] | None = None) -> d
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path, help="folder in VOC's shape, or of images and XML files")
     parser.add_argument("split", help="name of the list in ImageSets/Main, or all")
     parser.add_argument("output", type=Path, help="the JSON to write")

@@ -19,7 +19,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone, installed or not
 
-from d2_unsupdet.cli import run_tool  # noqa: E402
+from d2_unsupdet.cli import Parser, run_tool  # noqa: E402
 from d2_unsupdet.data.images import image_size  # noqa: E402
 from d2_unsupdet.data.readers import read_folder  # noqa: E402
 from d2_unsupdet.errors import UserError  # noqa: E402
@@ -33,19 +33,29 @@ def convert(images: Path, labels: Path, classes: Mapping[int, str]) -> dict:
     for folder in (images, labels):
         if not folder.is_dir():
             raise UserError(f"There is no folder {folder}.")
-    listed, annotations, read = [], [], set()
+    listed, annotations, read, missing, empty = [], [], set(), [], 0
     for number, record in enumerate(read_folder(images), start=1):
         width, height = image_size(record["file_name"])
         file_name = record["image_id"]
         listed.append({"id": number, "file_name": file_name, "width": width, "height": height})
         text = labels / Path(file_name).with_suffix(".txt")
-        if text.exists():
-            read.add(text)
-        for line in text.read_text().splitlines() if text.exists() else []:
-            if line.strip():
-                found = parse_line(line, width, height, classes, text)
-                annotations.append({"id": len(annotations) + 1, "image_id": number, **found})
+        if not text.exists():
+            missing.append(file_name)
+            continue
+        read.add(text)
+        lines = [line for line in text.read_text().splitlines() if line.strip()]
+        empty += not lines
+        for line in lines:
+            found = parse_line(line, width, height, classes, text)
+            annotations.append({"id": len(annotations) + 1, "image_id": number, **found})
     _check_pairs(images, labels, read)
+    if missing:
+        print(
+            f"{len(missing)} of {len(listed)} images have no label file and count as empty, "
+            f"{missing[0]} for one"
+        )
+    if empty:
+        print(f"{empty} of {len(listed)} images have an empty label file")
     categories = [{"id": k, "name": name} for k, name in sorted(classes.items())]
     return {"info": {}, "images": listed, "categories": categories, "annotations": annotations}
 
@@ -147,8 +157,13 @@ def labels_beside(images: Path) -> Path:
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"Cannot read {path} as YAML: {error}.") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"Cannot read {path}: {error}.") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark else ""
+        said = getattr(error, "problem", None) or type(error).__name__
+        raise UserError(f"{path} is no YAML{where}: {said}.") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no keys.")
     return content
@@ -165,9 +180,7 @@ def write(images: Path, labels: Path, output: Path, classes: Mapping[int, str]) 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "places",
         type=Path,

@@ -21,7 +21,7 @@ from web import Server
 
 from d2_unsupdet.analysis.alike import Gallery
 from d2_unsupdet.analysis.look import Looker, open_looker
-from d2_unsupdet.cli import positive, run_tool
+from d2_unsupdet.cli import Parser, positive, run_tool
 from d2_unsupdet.data import catalog
 from d2_unsupdet.engine.build import choose_device
 from d2_unsupdet.errors import UserError
@@ -29,9 +29,7 @@ from d2_unsupdet.errors import UserError
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "model",
         metavar="CHECKPOINT_OR_RUN",

@@ -35,7 +35,7 @@ from d2_unsupdet.checkpoint.backbone import (
     model_of_run,
     name_checkpoints,
 )
-from d2_unsupdet.cli import positive, run_tool
+from d2_unsupdet.cli import Parser, positive, run_tool
 from d2_unsupdet.engine.build import build_model, choose_device
 from d2_unsupdet.engine.config import load_config
 from d2_unsupdet.errors import UserError
@@ -45,9 +45,7 @@ Loader = Callable[[str], Any]
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line: one sub-command a figure."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = parser.add_subparsers(dest="figure", required=True, metavar="FIGURE")
     kind = argparse.ArgumentDefaultsHelpFormatter
     for name, figure in FIGURES.items():

@@ -9,15 +9,13 @@ Arrays that say nothing about ours are listed apart; the last line counts none o
 import argparse
 from pathlib import Path
 
-from d2_unsupdet.cli import run_tool
+from d2_unsupdet.cli import Parser, run_tool
 from d2_unsupdet.parity.directory import Outcome, check_directory
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command line."""
-    result = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    result = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("folder", type=Path, metavar="DIR", help="golden files, *.json and *.npz")
     result.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these files alone")
     result.add_argument("--skip", nargs="+", default=[], metavar="NAME", help="all but these files")

@@ -8,13 +8,13 @@ import argparse
 from pathlib import Path
 
 from d2_unsupdet.checkpoint import FORMATS, convert, read_weights, write_weights
-from d2_unsupdet.cli import run_tool
+from d2_unsupdet.cli import Parser, run_tool
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command line."""
     known = "\n".join(f"  {entry.name:22} {entry.about}" for entry in FORMATS.values())
-    result = argparse.ArgumentParser(
+    result = Parser(
         description=__doc__,
         epilog=f"formats:\n{known}",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from d2_unsupdet.checkpoint import write_json
-from d2_unsupdet.cli import positive, run_tool
+from d2_unsupdet.cli import Parser, positive, run_tool
 from d2_unsupdet.evaluation.boxes import score_source, table
 from d2_unsupdet.priors import BoxSource, StoredBoxes
 from d2_unsupdet.priors.by_name import NAMES, source_by_name
@@ -25,9 +25,7 @@ COLUMNS = ("AP", "AP50", "AP75")
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True, help="name of a labelled data set")
     parser.add_argument(
         "--source",

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from d2_unsupdet.analysis.detectors import Shown, open_detector
-from d2_unsupdet.cli import positive, run_tool
+from d2_unsupdet.cli import Parser, positive, run_tool
 from d2_unsupdet.data import catalog
 from d2_unsupdet.data.images import BadImage
 from d2_unsupdet.engine.config import scored_set
@@ -31,9 +31,7 @@ PART = 32  # default sizes are multiples of it
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", metavar="RUN_OR_CONFIG", help="run, published folder or config")
     parser.add_argument("out", type=Path, metavar="OUT.onnx")
     parser.add_argument(

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import yaml
 
-from d2_unsupdet.cli import positive, run_tool
+from d2_unsupdet.cli import Parser, positive, run_tool
 from d2_unsupdet.errors import UserError
 from d2_unsupdet.priors.by_name import NAMES, source_by_name
 from d2_unsupdet.priors.extraction import describe
@@ -38,9 +38,7 @@ DEFAULT = "selective-search:orders=4"  # four searches an image; DETReg draws a 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True, help="name of a data set, or a folder")
     place = parser.add_mutually_exclusive_group(required=True)
     place.add_argument("--out", help="folder of the store")

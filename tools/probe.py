@@ -27,11 +27,12 @@ from torch import Tensor
 from d2_unsupdet.checkpoint import write_json
 from d2_unsupdet.checkpoint.backbone import (
     FrozenResNet,
+    check_sources,
     first_architecture,
     load_resnet,
     name_checkpoints,
 )
-from d2_unsupdet.cli import positive, run_tool
+from d2_unsupdet.cli import Parser, positive, run_tool
 from d2_unsupdet.data import catalog
 from d2_unsupdet.engine.build import choose_device
 from d2_unsupdet.engine.digest import state_digest
@@ -68,9 +69,7 @@ PROTOCOLS |= {"sgd": SGD_PROTOCOL, "lars": LARS_PROTOCOL}  # other names of the 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line: one sub-command a probe."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = parser.add_subparsers(dest="probe", required=True, metavar="PROBE")
     kind = argparse.ArgumentDefaultsHelpFormatter
     added = {}
@@ -290,6 +289,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Load, probe, print, write."""
     args = parse(argv)
     named = name_checkpoints(args.checkpoints)
+    check_sources(named.values())  # before the data, which may take minutes
     if args.probe == "svm":
         require_sklearn()
     catalog.check([args.train_data, args.test_data])

@@ -14,15 +14,13 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from d2_unsupdet.cli import run_tool
+from d2_unsupdet.cli import Parser, run_tool
 from d2_unsupdet.sharing.publish import publish
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
     parser.add_argument("out", type=Path, metavar="OUT_DIR", help="a new folder")
     parser.add_argument("--name", help="default: the run's folder name")

@@ -22,7 +22,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from d2_unsupdet.cli import run_tool
+from d2_unsupdet.cli import Parser, run_tool
 from d2_unsupdet.data import catalog
 from d2_unsupdet.engine.config import SECTIONS, load_config
 from d2_unsupdet.errors import UserError
@@ -139,9 +139,7 @@ def own_labels(args: argparse.Namespace) -> tuple[list[str], list[str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="a folder of images to pretrain on; default: toy scenes")
     parser.add_argument(
         "--labels", metavar="NAME", help="labelled images, coco:FILE@IMAGES or voc:FOLDER@LIST"

@@ -36,7 +36,7 @@ from d2_unsupdet.analysis.pictures import (
 from d2_unsupdet.analysis.prior_pictures import draw_generations, evenly
 from d2_unsupdet.analysis.which_boxes import as_objects
 from d2_unsupdet.checkpoint.backbone import name_checkpoints
-from d2_unsupdet.cli import positive, run_tool
+from d2_unsupdet.cli import Parser, positive, run_tool
 from d2_unsupdet.data import DetectionMapper, catalog
 from d2_unsupdet.data.images import BadImage
 from d2_unsupdet.engine.config import scored_set
@@ -49,9 +49,7 @@ GRID = [(x, y) for y in (0.3, 0.7) for x in (0.3, 0.7)]  # where no query is sur
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", metavar="RUN_OR_CONFIG", help="folder of a run, or config")
     parser.add_argument(
         "--weights",
@@ -72,7 +70,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "pictures are replaced",
     )
     parser.add_argument(
-        "--threshold", type=float, default=0.3, help="lowest score that is drawn (default 0.3)"
+        "--threshold", type=share, default=0.3, help="lowest score that is drawn (default 0.3)"
     )
     parser.add_argument(
         "--top", type=positive, help="draw so many boxes of each image, whatever they score"
@@ -113,6 +111,14 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if sum(chosen) > 1:
         parser.error("--attention, --eigen and --priors are different pictures: choose one")
     return args
+
+
+def share(text: str) -> float:
+    """A score of the command line."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is none: a score is from 0 to 1")
+    return value
 
 
 def point(text: str) -> tuple[float, float]:

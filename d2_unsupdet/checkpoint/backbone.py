@@ -19,11 +19,12 @@ from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock
 from torch import Tensor, nn
 
 from d2_unsupdet.checkpoint.checkpointer import newest_weights
-from d2_unsupdet.checkpoint.files import read_weights
+from d2_unsupdet.checkpoint.files import check_exists, read_weights
 from d2_unsupdet.checkpoint.formats import detect
+from d2_unsupdet.checkpoint.hub import PREFIX
 from d2_unsupdet.checkpoint.pretext_names import is_wrapped
 from d2_unsupdet.checkpoint.pretext_view import TEACHER
-from d2_unsupdet.checkpoint.published import is_export, located
+from d2_unsupdet.checkpoint.published import MANIFEST, is_export, located
 from d2_unsupdet.checkpoint.resnet import COUNTER, bare_name
 from d2_unsupdet.errors import UserError
 
@@ -188,6 +189,19 @@ def load_resnet(
         log.info("%s is of Detectron2's model zoo: BGR input, stride in the 1x1.", source)
     input = CAFFE if caffe else Input()
     return _built(str(source), state, input=input, stride_in_1x1=caffe)
+
+
+def check_sources(sources: Iterable[str]) -> None:
+    """Raise a UserError unless there is something at each of them; nothing is read or fetched."""
+    for source in sources:
+        kind, colon, rest = source.partition(":")
+        if kind == RANDOM and not Path(source).exists():
+            check_sources([rest] if colon else [])
+        elif Path(source).is_dir():
+            if not any((Path(source) / name).is_file() for name in ("config.yaml", MANIFEST)):
+                raise UserError(f"'{source}' is no folder of a run: it holds no config.yaml.")
+        elif not source.startswith(PREFIX):
+            check_exists(located(source))
 
 
 def name_checkpoints(given: Sequence[str]) -> dict[str, str]:

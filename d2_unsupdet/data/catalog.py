@@ -133,9 +133,13 @@ def check(names: Names) -> None:
         missing = [p for p in source.paths() if not p.exists()]
         if missing:
             root = datasets_root()
+            looked = (
+                f" (relative paths are looked for under DETECTRON2_DATASETS, now {root.absolute()})"
+                if missing[0].is_relative_to(root)
+                else ""
+            )
             raise UserError(
-                f"Data set '{name}' is not on disk: {missing[0]} does not exist (relative paths "
-                f"are looked for under DETECTRON2_DATASETS, now {root.absolute()}). "
+                f"Data set '{name}' is not on disk: {missing[0]} does not exist{looked}. "
                 f"Expected layout:\n{source.layout}"
             )
 

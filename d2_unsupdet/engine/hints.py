@@ -1,6 +1,7 @@
 """What a user may have meant by a key, a target or a file that does not exist."""
 
 import importlib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +12,8 @@ from d2_unsupdet.errors import nearest
 
 # Settings of a ResNet that full-size recipes name and small ones spell out block by block.
 STAGE_KEYS = ("depth", "dilated")
+SUFFIXES = (".py", ".yaml", ".yml")
+_SECTION = re.compile(r"^(model|dataloader|train)\b.*=|import .*\b(model|dataloader|train)\b", re.M)
 
 
 def of_key(cfg: DictConfig, part: str, valid: Iterable[str]) -> str:
@@ -72,9 +75,16 @@ def of_config(path: str) -> str:
         above = file.parent.parent
         runs = [str(p.parent) for p in above.glob("*/config.yaml")] if above.is_dir() else []
         return f" There is no run in '{file.parent}'.{nearest(str(file.parent), runs)}"
-    folder = file.parent if file.parent.is_dir() else Path("configs")
-    files = [str(p) for p in folder.rglob("*") if p.suffix in (".py", ".yaml")]
-    return nearest(path, files)
+    beside = [p for p in file.parent.glob("*") if p.is_file()] if file.parent.is_dir() else []
+    recipes = [p for p in Path("configs").rglob("*") if p.suffix in SUFFIXES]
+    return nearest(path, {str(p) for p in [*recipes, *filter(_is_config, beside)]})
+
+
+def _is_config(path: Path) -> bool:
+    """A Python file is one if it sets a section of a config; scripts lie beside configs too."""
+    if path.suffix != ".py":
+        return path.suffix in SUFFIXES
+    return _SECTION.search(path.read_text(errors="replace")) is not None
 
 
 def _module(name: str) -> ModuleType | None:

@@ -84,7 +84,7 @@ def test_what_is_missing_is_a_sentence(tool, weights, tmp_path):
         tool.main(["matching", f"a={weights}", f"a={weights}", *DATA])
     with pytest.raises(UserError, match="at least 2 images"):
         tool.main(["neighbours", weights, *DATA, "--images", "1"])
-    with pytest.raises(SystemExit):
+    with pytest.raises(UserError):
         tool.main(["matching", weights, "--images", "0"])
 
 

@@ -238,7 +238,12 @@ def test_different_pictures_have_different_folders_which_hold_the_last_ones(
     assert len(list((tmp_path / "output/predictions").iterdir())) == 2
 
 
-def test_the_pictures_are_alternatives(tool, capsys):
-    with pytest.raises(SystemExit):
+def test_the_pictures_are_alternatives(tool):
+    with pytest.raises(UserError, match="choose one"):
         tool.main(["run", "--eigen", "encoder", "--attention"])
-    assert "choose one" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["7", "-0.1", "nan"])
+def test_a_threshold_is_a_score(tool, value):
+    with pytest.raises(UserError, match=f"{value} is none: a score is from 0 to 1"):
+        tool.main(["run", f"--threshold={value}"])

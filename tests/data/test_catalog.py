@@ -112,7 +112,8 @@ def test_coco_agrees_with_detectron2(root):
 
 
 def test_coco_useless_boxes_are_left_out_and_counted(root, warnings_said):
-    bad = [[0, 0, 0, 5], [0, 0, 5, -1], [20, 0, 5, 5], [-9, 0, 5, 5], [float("nan"), 0, 1, 1], []]
+    bad = [[0, 0, 0, 5], [0, 0, 5, -1], [20, 0, 5, 5], [-9, 0, 5, 5], [float("nan"), 0, 1, 1]]
+    bad += [[], None, [1, 2, "x", 4], [1, 2, 3]]
     annotations = [box(k, 12, 3, b) for k, b in enumerate(bad)] + [box(9, 12, 3, [-2, -2, 5, 5])]
     annotations.append(box(10, 999, 3, [0, 0, 1, 1]))
     annotations.append(box(11, 12, 3, [0, 0, 4, 4], segmentation=[[1, 2, 3, 4]]))
@@ -122,8 +123,25 @@ def test_coco_useless_boxes_are_left_out_and_counted(root, warnings_said):
     assert [w.split("left out ")[1] for w in warnings_said] == [
         "1 annotation of an unknown image.",
         "1 object with a broken mask.",
-        "6 zero-area or out-of-image boxes.",
+        "4 unreadable (not four numbers) boxes.",
+        "5 zero-area or out-of-image boxes.",
     ]
+
+
+def test_annotations_need_categories(root):
+    json_file, images = write_coco(root)
+    content = json.loads(json_file.read_text())
+    json_file.write_text(json.dumps({k: v for k, v in content.items() if k != "categories"}))
+    for ask in (get_dataset, class_names):
+        with pytest.raises(UserError, match="has no 'categories': add"):
+            ask(f"coco:{json_file}@{images}")
+
+
+def test_only_relative_paths_have_a_root(tmp_path):
+    with pytest.raises(UserError, match="a.json does not exist. Expected"):
+        get_dataset(f"coco:{tmp_path}/a.json@{tmp_path}")
+    with pytest.raises(UserError, match="does not exist .relative paths .* DETECTRON2_DATASETS"):
+        get_dataset("coco:nowhere/a.json@nowhere")
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "a/../../b.jpg", "", 7, ".."])

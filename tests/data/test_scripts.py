@@ -88,7 +88,13 @@ def test_yolo_becomes_coco(root, script, monkeypatch, capsys):
     options = "--classes", root / "classes.txt"
     run_script(yolo, monkeypatch, images, labels, root / "new/coco.json", *options)
     name = f"coco:{root}/new/coco.json@{images}"
-    assert f"2 images, 2 boxes\n    {name}\n" == capsys.readouterr().out
+    said = "1 of 2 images have an empty label file\n2 images, 2 boxes\n"
+    assert f"{said}    {name}\n" == capsys.readouterr().out
+    (labels / "two.txt").rename(labels / "typo.txt")
+    run_script(yolo, monkeypatch, images, labels, root / "new/other.json", *options)
+    printed = capsys.readouterr().out
+    assert "1 label files" in printed and "empty label file\n" not in printed
+    assert "1 of 2 images have no label file and count as empty, two.jpg for one" in printed
     one, two = get_dataset(name)
     assert class_names(name) == ["cat", "dog"]
     assert [(a["category_id"], a["bbox"]) for a in one["annotations"]] == [
@@ -157,6 +163,7 @@ def test_what_is_wrong_with_yolo_labels_is_a_sentence(root, script, capsys):
         ("names: [a]\n", "names no folder of images"),
         ("train: [a, b]\n", "not one folder"),
         ("- a\n", "holds no keys"),
+        ("names: [a\ntrain: b\n", "is no YAML in line 2: expected .* but got ':'"),
     ):
         (root / "data.yaml").write_text(text)
         with pytest.raises(UserError, match=message):

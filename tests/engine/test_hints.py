@@ -38,6 +38,17 @@ def test_a_hint_fits_the_mistake(name, override, sentence):
         load_config(str(TOY / f"{name}.py"), [override])
 
 
+def test_a_script_is_no_config(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nope_tool.py").write_text("print('model = 1')\n")
+    with pytest.raises(UserError) as raised:
+        load_config("nope.py")
+    assert "mean" not in str(raised.value)
+    (tmp_path / "nope2.py").write_text("from common import model\nmodel.depth = 3\n")
+    with pytest.raises(UserError, match=r"Did you mean 'nope2.py'\?"):
+        load_config("nope.py")
+
+
 def test_a_run_that_does_not_exist(tmp_path):
     with pytest.raises(UserError) as raised:
         load_config(str(tmp_path / "output/moco/config.yaml"))

@@ -94,7 +94,7 @@ def test_places_has_a_protocol_of_its_own(tool):
     assert not protocol(*places, "--unpooled").norm and dupr.weight_decay == 1e-4
     assert protocol(*places, "--protocol", "moco").drops == pytest.approx((33.6, 44.8))
     assert protocol().lr == protocol("--optimizer", "sgd").lr == 30
-    with pytest.raises(SystemExit):
+    with pytest.raises(UserError):
         tool.parse(["linear", "random", "--pooled", "--unpooled"])
 
 
@@ -121,10 +121,9 @@ def test_a_test_image_that_was_trained_on_is_refused(tool, weights, colours, tmp
 
 
 @pytest.mark.parametrize("rate", ["0", "-1", "nan", "inf"])
-def test_a_rate_that_is_none_is_a_sentence(tool, weights, tmp_path, capsys, rate):
-    with pytest.raises(SystemExit):
+def test_a_rate_that_is_none_is_a_sentence(tool, weights, tmp_path, rate):
+    with pytest.raises(UserError, match="has to be above 0"):
         run(tool, tmp_path, "linear", weights, "--lr", rate)
-    assert "has to be above 0" in capsys.readouterr().err
 
 
 def test_what_is_wrong_is_a_sentence(tool, weights, colours, tmp_path, monkeypatch):
@@ -137,8 +136,22 @@ def test_what_is_wrong_is_a_sentence(tool, weights, colours, tmp_path, monkeypat
         run(tool, tmp_path, "knn", weights, *toy, "--labels", "image")
     with pytest.raises(UserError, match="needs boxes"):
         run(tool, tmp_path, "knn", weights, *toy[:2], *colours[2:])
-    with pytest.raises(SystemExit):
+    with pytest.raises(UserError):
         run(tool, tmp_path, "knn", weights, "-k", "0")
     monkeypatch.setattr("d2_unsupdet.evaluation.probes.svm.is_installed", lambda name: False)
     with pytest.raises(UserError, match="pip install scikit-learn"):
         run(tool, tmp_path, "svm", weights, *colours)
+
+
+def test_a_checkpoint_that_is_not_there_is_said_before_data_are_read(tool, tmp_path, monkeypatch):
+    monkeypatch.setattr(tool, "read_probe_set", lambda *args, **options: pytest.fail("too early"))
+    for name, said in (
+        ("nope.pth", "There is no file"),
+        ("nope/nope", "does not exist"),
+        ("random:nope.pth", "There is no file"),
+        ("empty", "no folder of a run"),
+    ):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        kind, colon, rest = name.rpartition(":")
+        with pytest.raises(UserError, match=said):
+            tool.main(["knn", f"{kind}{colon}{tmp_path}/{rest}"])

@@ -43,8 +43,8 @@ def coco_categories(json_file: Path) -> Categories:
 def read_coco(json_file: Path, image_root: Path, *, extra: Sequence[str] = ()) -> list[dict]:
     """Records with boxes (XYWH) and, where the file has them, masks and keypoints.
 
-    Zero-area boxes and boxes outside the image are left out and counted; missing sizes are read
-    from the image files. A file without an `annotations` list gives records without labels.
+    Boxes without area, outside the image or not of four numbers are left out and counted; missing
+    sizes are read from the image files. A file without an `annotations` list gives records without labels.
     `extra` names lists of an image that its record takes over, empty where there is none.
     """
     content = _load(json_file)
@@ -83,6 +83,11 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _categories(content: dict[str, Any], path: Path) -> Categories:
+    if content.get("annotations") and "categories" not in content:
+        raise UserError(
+            f'{path} has no \'categories\': add the list of {{"id": ..., "name": ...}} that its '
+            "annotations' category_id are of."
+        )
     try:
         listed = sorted(content.get("categories", []), key=lambda c: c["id"])
         result = Categories(
@@ -145,12 +150,15 @@ def _annotation(
             f"{path} holds an annotation of category {category!r}, which its 'categories' "
             f"do not list (ids {', '.join(map(str, labels)) or 'none'})."
         )
-    box = source.get("bbox") or []
+    box = _numbers(source.get("bbox"))
+    if box is None:
+        problems["unreadable (not four numbers) box"] += 1
+        return None
     if not _overlaps_image(box, record):
         problems["zero-area or out-of-image box"] += 1
         return None
     result = {
-        "bbox": [float(v) for v in box],
+        "bbox": box,
         "bbox_mode": BoxMode.XYWH_ABS,
         "category_id": labels[category],
         "iscrowd": int(source.get("iscrowd", 0)),
@@ -167,11 +175,17 @@ def _annotation(
     return result
 
 
-def _overlaps_image(box: list[float], record: dict) -> bool:
+def _numbers(box: Any) -> list[float] | None:
+    """x, y, width, height; None of anything else."""
     try:
-        x, y, w, h = (float(v) for v in box)
+        x, y, w, h = map(float, box)
     except (TypeError, ValueError):
-        return False
+        return None
+    return [x, y, w, h]
+
+
+def _overlaps_image(box: list[float], record: dict) -> bool:
+    x, y, w, h = box
     right, bottom = record.get("width", float("inf")), record.get("height", float("inf"))
     return w > 0 and h > 0 and x < right and y < bottom and x + w > 0 and y + h > 0
 

@@ -1,6 +1,7 @@
 """The report's first tab: the scores at a glance, and what each run is, how far, with what loss."""
 
 import datetime
+import time
 from collections.abc import Sequence
 from html import escape
 
@@ -21,6 +22,7 @@ from d2_unsupdet.analysis.settings import Setting
 _STATES = {
     "finished": "finished",
     "running": "running",
+    "silent": "running or stopped",
     "stopped": "not finished",
     "empty": "nothing logged",
 }
@@ -80,10 +82,19 @@ def progress(run: Run) -> str:
     left = run.curves.get("eta_seconds")
     if run.state == "running" and left:
         parts.append(f"about {tables.duration(left[-1][1])} left")
-    if run.state == "stopped" and run.logged is not None:
+    if run.state == "silent" and run.logged is not None:
+        since = tables.duration(time.time() - run.logged)
+        parts.append(f"no line for {since}, before one every {_seconds(run.interval or 0.0)}")
+    if run.state == "stopped" and run.stopped.get("reason"):
+        parts.append(f"stopped: {run.stopped['reason']}")
+    elif run.state == "stopped" and run.logged is not None:
         last = datetime.datetime.fromtimestamp(run.logged).strftime("%d %B, %H:%M")
         parts.append(f"last heard of on {last}")
     return ", ".join(parts)
+
+
+def _seconds(value: float) -> str:
+    return tables.duration(value) if value >= 10 else f"{value:.2g} s"
 
 
 def environments(runs: Sequence[Run]) -> str:

@@ -20,7 +20,7 @@ from d2_unsupdet.analysis.charts import curves
 from d2_unsupdet.analysis.convergence import group_runs
 from d2_unsupdet.analysis.figures import Gallery
 from d2_unsupdet.analysis.run_details import run_details
-from d2_unsupdet.analysis.runs import Run, read_runs
+from d2_unsupdet.analysis.runs import Run, is_run, read_runs
 from d2_unsupdet.analysis.scored_on import mixed
 from d2_unsupdet.analysis.settings import find_setting, group_settings, repeated
 from d2_unsupdet.analysis.strips import strips
@@ -52,6 +52,11 @@ def write_report(
     runs = read_runs(list(run_paths))
     named = {run.name: labels[str(run.path)] for run in runs if labels and str(run.path) in labels}
     folder = Path(out).parent
+    if not folder.parent.exists():
+        raise UserError(
+            f"The page cannot be written to '{out}': there is no folder '{folder.parent}'; make it "
+            "first, or check the path for a mistake."
+        )
     page = build_page(
         runs,
         title=title,
@@ -60,7 +65,7 @@ def write_report(
         labels=named,
         folder=folder,
     )
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
     atomic_write(out, lambda file: file.write(page.encode("utf-8", "replace")))
     return Path(out)
 
@@ -145,7 +150,15 @@ def named_runs(words: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
         else:
             label = word.partition("=")[0] if "=" in word else ""
             found = [path for group in group_runs([word]).values() for path in group]
+            # A pattern may also find what stands between the runs.
+            found = [path for path in found if is_run(path)] or found
         folders += found
+        for path in found:
+            if not is_run(path):
+                raise UserError(
+                    f"The folder '{path}' is no run: no config.yaml, metrics.json or summary.json; "
+                    "give a train.output_dir."
+                )
         labels |= {str(path): label for path in found if label}
     return folders, labels
 

@@ -10,6 +10,9 @@ from d2_unsupdet.analysis import tables
 from d2_unsupdet.analysis.overview import progress
 from d2_unsupdet.analysis.run_files import RunFile
 from d2_unsupdet.analysis.runs import Run, flatten
+from d2_unsupdet.analysis.safe_files import is_number
+from d2_unsupdet.analysis.scored_on import by_test_set, score_digits
+from d2_unsupdet.analysis.scores import digits_of
 from d2_unsupdet.analysis.settings import Setting, differences
 
 _KINDS = {"finetune": "finetuning", "pretrain": "pretraining", "run": "training"}
@@ -19,6 +22,7 @@ _WORDS = {
     "seconds": "time",
     "init_checkpoint": "starting weights",
     "init_coverage": "share of them used",
+    "images": "training images",
     "state_sha256": "final state, SHA-256",
 }
 _IN_TABLES = ("result", "exports", "classes")  # keys that stand elsewhere on the page
@@ -33,11 +37,13 @@ def run_details(settings: Sequence[Setting], folder: Path | None) -> str:
     """
     parts, number = [_differences(settings)], 0
     alone = sum(len(setting.runs) for setting in settings) == 1
+    digits = {id(s): score_digits(own) for own in by_test_set(settings).values() for s in own}
     for setting in settings:
         shown: str | None = None
         for run in setting.runs:
             number += 1
-            inner = _inner(run, folder) + _config(run, setting.runs[0], shown)
+            inner = _inner(run, folder, digits.get(id(setting)))
+            inner += _config(run, setting.runs[0], shown)
             shown = shown or f"run-{number}"
             parts.append(
                 f'<details class="run" id="run-{number}"{" open" if alone else ""}><summary>'
@@ -73,29 +79,52 @@ def _difference_table(settings: Sequence[Setting], rows: dict[str, list[str]], k
     )
 
 
-def _inner(run: Run, folder: Path | None) -> str:
+def _inner(run: Run, folder: Path | None, digits: int | None) -> str:
     told: dict[str, object] = {"folder": str(run.path)}
+    if run.stopped.get("reason"):
+        told["stopped"] = str(run.stopped["reason"])
     for key, value in run.summary.items():
         if key not in _IN_TABLES and value not in (None, {}, [], ""):
-            is_time = key == "seconds" and isinstance(value, int | float)
-            told[_WORDS.get(key, key)] = tables.duration(value) if is_time else value
+            told |= _in_words(key, value)
     parts = [tables.definitions(told)]
     if run.command:
         parts.append(f"<h4>Command</h4><pre class='wrap' tabindex='0'>{escape(run.command)}</pre>")
     if run.files:
-        parts.append(_files(run, folder))
+        parts.append(_files(run, folder, digits))
     return "".join(parts)
 
 
-def _files(run: Run, folder: Path | None) -> str:
+def _in_words(key: str, value: object) -> dict[str, object]:
+    """An entry of the summary as a person would put it."""
+    if key == "notes" and isinstance(value, dict):
+        boxes = value.get("priors")
+        rest = {name: note for name, note in value.items() if name != "priors"}
+        if not isinstance(boxes, dict):
+            return value
+        words = {"generation": "boxes to find, generation", "sha256": "boxes to find, SHA-256"}
+        return {words.get(name, f"boxes to find, {name}"): v for name, v in boxes.items()} | rest
+    if key == "seconds" and is_number(value):
+        value = tables.duration(value)
+    if key == "init_coverage" and is_number(value):
+        value = f"{value:.1%}"
+    return {_WORDS.get(key, key): value}
+
+
+def _files(run: Run, folder: Path | None, digits: int | None) -> str:
     rows = []
     for file in run.files:
+        score = ""
+        if file.score is not None:
+            many = digits_of([file.score]) if digits is None else digits
+            score = f": {file.metric} {file.score:.{many}f}"
         state = f' <span class="tag bad">{escape(file.state)}</span>' if file.state else ""
         size = "–" if file.size is None else tables.size(file.size)
-        digest = f'<code class="hash" tabindex="0">{file.sha256}</code>' if file.sha256 else "–"
+        digest = (
+            f'<code class="hash" tabindex="0">{escape(file.sha256)}</code>' if file.sha256 else "–"
+        )
         rows.append(
             f'<tr><th scope="row" class="text">{_name(file, folder)}{state}'
-            f'<small class="dim">{escape(file.role)}</small></th><td>{size}</td>'
+            f'<small class="dim">{escape(file.role + score)}</small></th><td>{size}</td>'
             f'<td class="text">{digest}</td></tr>'
         )
     return (
@@ -110,7 +139,7 @@ def _files(run: Run, folder: Path | None) -> str:
 def _name(file: RunFile, folder: Path | None) -> str:
     """A link that works as long as page and runs keep their places to each other."""
     name = escape(file.path.name)
-    if folder is None or file.state == "gone":
+    if folder is None or file.state in ("gone", "elsewhere"):
         return name
     try:
         relative = os.path.relpath(file.path.resolve(), folder.resolve())

@@ -3,10 +3,13 @@
 import logging
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
+from detectron2.utils import comm
 from omegaconf import DictConfig
 
 from d2_unsupdet import env
@@ -25,12 +28,14 @@ from d2_unsupdet.engine.trainer import Trainer, unwrap
 from d2_unsupdet.errors import UserError
 
 SHOWN_CLASSES = 12
+STOPPED = "stopped.json"
 logger = logging.getLogger("d2_unsupdet.run")
 
 
 def leave(cfg: DictConfig, output: Path, trainer: Trainer) -> None:
     """config.yaml (can be passed back as --config-file), environment.json, command.txt; the ids of
     a label subset, and one line on boxes that training leaves out."""
+    (output / STOPPED).unlink(missing_ok=True)  # it goes on
     path, text = output / "config.yaml", dump_config(cfg)
     if path.exists():
         before, after = (
@@ -47,6 +52,20 @@ def leave(cfg: DictConfig, output: Path, trainer: Trainer) -> None:
     report_bad_boxes(records, str(dataset.names))
     command = shlex.join([Path(sys.executable).name, *sys.argv]) + "\n"
     atomic_write(output / "command.txt", lambda file: file.write(command.encode()))
+
+
+@contextmanager
+def reason_left(output: Path, trainer: Trainer) -> Iterator[None]:
+    """Whatever ends training early is left in the run's folder too, where a report finds it."""
+    try:
+        yield
+    except Exception as error:
+        if comm.is_main_process():
+            first = (str(error).strip() or "no message").splitlines()[0]
+            reason = first if isinstance(error, UserError) else f"{type(error).__name__}: {first}"
+            with suppress(OSError):  # a full disk may be the reason
+                write_json(output / STOPPED, {"reason": reason, "iteration": trainer.iter})
+        raise
 
 
 def say_start(

@@ -90,7 +90,8 @@ def train(plain: dict, options: Mapping[str, Any]) -> None:
     hooks = build_hooks(cfg, trainer, checkpointer, start)
     trainer.register_hooks(hooks.in_order())
     if start < trainer.length:
-        trainer.train(start, trainer.length)
+        with record.reason_left(output, trainer):
+            trainer.train(start, trainer.length)
     else:
         logger.info("all %d steps are done", trainer.length)
         hooks.finish(trainer)

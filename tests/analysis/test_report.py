@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import time
 from html.parser import HTMLParser
 
 import numpy as np
@@ -402,6 +403,87 @@ def test_labels_and_wildcards_on_the_command_line(tmp_path, capsys):
     assert "2 runs of one setting" in (tmp_path / "page.html").read_text()
     assert main([f"mine={tmp_path}/q*", "--out", out]) == 2
     assert "no run folder" in capsys.readouterr().err
+
+
+def test_a_folder_without_a_run_is_a_sentence(tmp_path, capsys):
+    make_run(tmp_path / "out/real")
+    other = tmp_path / "out/yolo"
+    other.mkdir()
+    (other / "train.json").write_text("{}")
+    out = str(tmp_path / "page.html")
+    assert main([str(tmp_path / "out/real"), str(other), "--out", out]) == 2
+    told = capsys.readouterr().err
+    assert "yolo' is no run: no config.yaml, metrics.json or summary.json" in told
+    assert main([f"{tmp_path}/out/*", "--out", out]) == 0  # what stands between runs is passed over
+    assert main([f"{tmp_path}/out/y*", "--out", out]) == 2
+    for name in ("config.yaml", "metrics.json", "summary.json"):
+        for old in other.iterdir():
+            old.unlink()
+        (other / name).write_text("{}")
+        assert main([str(other), "--out", out]) == 0
+
+
+def test_a_mistyped_place_makes_no_folders(runs, tmp_path, capsys):
+    assert main([str(runs[0]), "--out", str(tmp_path / "nope/nope/x.html")]) == 2
+    assert "there is no folder" in capsys.readouterr().err and not (tmp_path / "nope").exists()
+
+
+def test_one_score_has_as_many_digits_everywhere(tmp_path):
+    run = make_run(tmp_path / "a", ap=0.0007)
+    told = {"size": 1, "score": 0.0007, "metric": "bbox/AP", "sha256": "a" * 64, "iteration": 9}
+    (run / "model_best.pth.json").write_text(json.dumps(told))
+    page = build_page([read_run(run)])
+    assert "best score: bbox/AP 0.0007<" in page and '<div class="big">0.0007<' in page
+    rows = page.split("All 3 scores")[1].split("</table>")[0]
+    assert re.findall(r"<td>([^<]+)<", rows) == ["0.0007", "1.0000", "0.0010"]
+
+
+def test_each_config_in_the_table_of_differences_is_the_settings_own(tmp_path):
+    runs = [make_run(tmp_path / name, config=f"rate: of_{name}") for name in "ab"]
+    table = build_page(read_runs(runs)).split('class="apart"')[1].split("</table>")[0]
+    found = re.findall(r'data-value="([ab])">.*?data-value="(of_[ab])"', table)
+    assert found == [("a", "of_a"), ("b", "of_b")]
+    seeds = [make_run(tmp_path / f"s{i}", seed=i + 5) for i in range(2)]
+    page = build_page(read_runs(seeds))
+    assert "<dt>train.seed</dt><dd>6</dd>" in page and "<dd>5</dd>" not in page
+
+
+def test_a_summary_is_told_in_words(tmp_path):
+    notes = {"priors": {"generation": 2, "sha256": "c" * 64}, "other": 3}
+    run = make_run(tmp_path / "a", init_coverage=1.0, notes=notes)
+    text = " ".join(Checker(build_page([read_run(run)])).text)
+    assert "share of them used 100.0%" in text and "boxes to find, generation 2" in text
+    assert "notes.priors" not in text and "other 3" in text
+
+
+def test_a_run_that_is_quieter_than_before_is_not_called_running(tmp_path):
+    run = make_run(tmp_path / "a", steps=4)
+    (run / "summary.json").unlink()
+    lines = [json.dumps({"iteration": i, "total_loss": 1.0, "time": 0.1}) for i in (19, 39)]
+    (run / "metrics.json").write_text("\n".join(lines))
+
+    def said(seconds):
+        then = time.time() - seconds
+        os.utime(run / "metrics.json", (then, then))
+        return build_page([read_run(run)])
+
+    assert 'class="state running">running, 40 of 200' in said(20)
+    page = said(120)  # it has written a line every 2 seconds
+    assert 'class="state silent">running or stopped, 40 of 200 steps, no line for 2 min' in page
+    assert "before one every 2 s" in page and "state running" not in page
+    assert "not finished" in said(2000)
+    lines = [json.dumps({"iteration": i, "total_loss": 1.0, "time": 60.0}) for i in (19, 39)]
+    (run / "metrics.json").write_text("\n".join(lines))
+    assert "state running" in said(2000)  # a slow run
+
+
+def test_what_stopped_a_run_is_told(tmp_path):
+    run = make_run(tmp_path / "a", steps=4)
+    (run / "summary.json").unlink()
+    told = {"reason": "12 of 40 images <could> not be used.", "iteration": 79}
+    (run / "stopped.json").write_text(json.dumps(told))
+    text = " ".join(Checker(build_page([read_run(run)])).text)
+    assert "not finished, 80 of 200 steps, stopped: 12 of 40 images <could> not be used." in text
 
 
 def test_running_and_stopped_runs_say_how_far_they_are(tmp_path):

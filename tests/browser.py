@@ -39,7 +39,7 @@ LAUNCH = """import fcntl, os, sys
 ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD_CLOEXEC, 10) for end in sys.argv[1:3]]
 os.dup2(ends[0], 3), os.dup2(ends[1], 4)
 os.execv(sys.argv[3], sys.argv[3:])"""
-PATIENCE = 60.0  # seconds for one answer: a busy machine starts a browser slowly
+PATIENCE = 60.0  # seconds for one answer: a browser beside other programs starts slowly
 KEYS = {
     "Tab": 9,
     "Enter": 13,

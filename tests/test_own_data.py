@@ -44,7 +44,7 @@ def test_the_page_names_every_kind_of_labels_and_both_lengths():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3000)  # eight commands: a minute on free cores, many on busy ones
+@pytest.mark.timeout(3000)  # eight commands: a minute, many beside other programs
 @pytest.mark.parametrize("way", WAYS)
 def test_the_page_runs_as_written(way, clone):
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"

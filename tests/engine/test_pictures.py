@@ -254,6 +254,51 @@ def test_what_cannot_be_drawn_is_said_once_and_costs_no_run(tmp_path, caplog):
     assert [e["iteration"] for e in index(tmp_path)] == [1]
 
 
+class Asked:
+    """Answers of a detector, and what was asked of them."""
+
+    def __init__(self):
+        self.groups, self.among = [], []
+
+    def predictions(self, model, count):
+        self.groups.append("predictions")
+        yield drawn("a")
+
+    def failures(self, model, count, among):
+        self.groups.append("failures")
+        self.among.append(among)
+        yield drawn("a", value=1.0)
+
+
+def ended(folder, *, iteration, length, batch=16):
+    """What the end of a run asks for that came to an iteration."""
+    hook = PicturesHook(0, gallery=Gallery(folder), count=3, answers=(asked := Asked()))
+    loader = SimpleNamespace(plan=SimpleNamespace(batch=batch))
+    hook.trainer = SimpleNamespace(
+        loader=loader,
+        model=Judged(),
+        ema=None,
+        iter=iteration,
+        length=length,
+        storage=EventStorage(iteration),
+    )
+    hook.after_train()
+    return asked
+
+
+def test_a_run_that_was_stopped_has_no_pictures_of_its_end(tmp_path):
+    assert ended(tmp_path, iteration=7, length=8).groups == []
+    assert not (tmp_path / "pictures").exists()
+    assert ended(tmp_path, iteration=8, length=8).groups == ["predictions", "failures"]
+    assert [e["iteration"] for e in index(tmp_path)] == [8, 8]
+
+
+@pytest.mark.parametrize("length, among", [(10, 12), (500, 160), (90_000, 1000)])
+def test_losses_are_looked_at_for_a_fiftieth_of_the_images_trained_on(tmp_path, length, among):
+    """No fewer than four for each picture, no more than a thousand."""
+    assert ended(tmp_path, iteration=length, length=length).among == [among]
+
+
 def test_a_run_does_not_notice_its_pictures(tmp_path):
     """A detector's whole run, with all kinds and with none: the same bits, the same metrics."""
     from tests.configs.test_two_steps import run
@@ -262,7 +307,11 @@ def test_a_run_does_not_notice_its_pictures(tmp_path):
         "dataloader.train.total_batch_size=2",
         "dataloader.train.num_workers=0",
         "dataloader.test.num_workers=0",
-        "dataloader.test.dataset.subset=6",
+        "dataloader.train.dataset.names=toy_train:images=6:size=64",
+        "dataloader.test.dataset.names=toy_val:images=6:size=64",
+        "dataloader.train.dataset.subset=null",
+        "dataloader.train.mapper.augmentations.0.short_edge_length=[48]",
+        "dataloader.test.mapper.augmentations.0.short_edge_length=48",
         "train.max_iter=4",
         "train.eval_period=2",
         "train.report=false",

@@ -88,6 +88,7 @@ class DilatedFCNHead(nn.Module):
         self.in_feature, self.stride = in_feature, stride
         self.num_classes = num_classes
         self.ignore_value, self.loss_weight = ignore_value, loss_weight
+        self.alone = False  # for a while: losses of one process, while the others do something else
         widths = (in_channels, channels, channels)
         self.convs = nn.Sequential(
             *(
@@ -143,7 +144,10 @@ class DilatedFCNHead(nn.Module):
         return None, {"loss_sem_seg": self.loss_weight * self.loss(logits, targets)}
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy, a mean over the labelled pixels of the whole batch, of all processes."""
+        """Cross-entropy, a mean over the labelled pixels of the whole batch, of all processes.
+
+        `alone`, of this one.
+        """
         labels = targets.long()  # they come as bytes
         labelled = labels != self.ignore_value
         height, width = labels.shape[-2:]
@@ -151,7 +155,8 @@ class DilatedFCNHead(nn.Module):
             logits[..., :height, :width], labels, ignore_index=self.ignore_value, reduction="sum"
         )
         count = labelled.sum().to(total.dtype)
-        if comm.get_world_size() > 1:  # gradients are averaged over the processes
+        # Gradients are averaged over the processes.
+        if comm.get_world_size() > 1 and not self.alone:
             dist.all_reduce(count)
             count = count / comm.get_world_size()
         return total / count.clamp(min=1)

@@ -8,7 +8,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import BasicStem, ResNet
 from torch.nn import functional as F
 
-from d2_unsupdet.detectors import DilatedFCNHead
+from d2_unsupdet.detectors import DilatedFCNHead, fcn
 from d2_unsupdet.detectors.fcn import dilate, dilated_stages, enlarged
 from d2_unsupdet.errors import UserError
 from tests.ranks import run_ranks
@@ -54,6 +54,21 @@ def test_padding_and_unlabelled_pixels_have_no_say():
     assert logits.grad[unlabelled].abs().max() == 0 < logits.grad[~unlabelled].abs().min()
     _, losses = net({"res5": maps}, torch.full((2, 12, 16), 255, dtype=torch.uint8))
     assert losses["loss_sem_seg"] == 0  # not NaN
+
+
+def test_the_count_is_a_mean_over_the_processes(monkeypatch):
+    """Another process with 30 labelled pixels more; gradients of both are averaged afterwards."""
+    logits, targets = torch.randn(2, 5, 8, 12), labels()
+    one, own = head().loss(logits, targets), (targets != 255).sum()
+    monkeypatch.setattr(fcn.comm, "get_world_size", lambda: 2)
+    monkeypatch.setattr(fcn.dist, "all_reduce", lambda count: count.add_(own + 30))
+    assert head().loss(logits, targets).item() == pytest.approx((one * own / (own + 15)).item())
+
+
+def test_a_fresh_classifier_takes_all_classes_for_alike():
+    net = head(channels=64).eval()
+    assert net.predictor.weight.std().item() == pytest.approx(0.01, rel=0.2)
+    assert (net.predictor.bias == 0).all()
 
 
 def _rank_loss(rank):

@@ -133,6 +133,11 @@ def test_places_protocol_normalises_without_scale_and_shift():
         protocol=replace(PLACES_PROTOCOL, lr=3.0, epochs=100),
     )  # fmt: skip
     assert accuracy(found, expected) == 1.0
+    layer = linear_module._classifier(
+        train, CLASSES, PLACES_PROTOCOL, torch.Generator().manual_seed(0)
+    )
+    learned = {name: tuple(value.shape) for name, value in layer.named_parameters()}
+    assert learned == {"1.weight": (CLASSES, DIM), "1.bias": (CLASSES,)}
 
 
 def test_protocols_hold_the_published_constants():

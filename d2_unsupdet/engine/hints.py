@@ -84,7 +84,8 @@ def _is_config(path: Path) -> bool:
     """A Python file is one if it sets a section of a config; scripts lie beside configs too."""
     if path.suffix != ".py":
         return path.suffix in SUFFIXES
-    return _SECTION.search(path.read_text(errors="replace")) is not None
+    text = path.read_text(errors="replace")
+    return _SECTION.search(text) is not None and "__main__" not in text
 
 
 def _module(name: str) -> ModuleType | None:

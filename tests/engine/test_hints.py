@@ -41,6 +41,7 @@ def test_a_hint_fits_the_mistake(name, override, sentence):
 def test_a_script_is_no_config(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "nope_tool.py").write_text("print('model = 1')\n")
+    (tmp_path / "nope_net.py").write_text("train = 1\nif __name__ == '__main__':\n    pass\n")
     with pytest.raises(UserError) as raised:
         load_config("nope.py")
     assert "mean" not in str(raised.value)

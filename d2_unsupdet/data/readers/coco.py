@@ -44,8 +44,8 @@ def read_coco(json_file: Path, image_root: Path, *, extra: Sequence[str] = ()) -
     """Records with boxes (XYWH) and, where the file has them, masks and keypoints.
 
     Boxes without area, outside the image or not of four numbers are left out and counted; missing
-    sizes are read from the image files. A file without an `annotations` list gives records without labels.
-    `extra` names lists of an image that its record takes over, empty where there is none.
+    sizes are read from the image files. A file without an `annotations` list gives records without
+    labels. `extra` names lists of an image that its record takes over, empty where there is none.
     """
     content = _load(json_file)
     labels = _categories(content, json_file).labels()

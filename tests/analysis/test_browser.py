@@ -13,10 +13,7 @@ pytestmark = needs_browser
 
 SHOWN = "[...document.querySelectorAll('main > section')].filter(s => !s.hidden).map(s => s.id)"
 SECTIONS = ["summary", "scores", "curves", "pictures", "runs"]
-MOST_BYTES, MOST_SECONDS = (
-    2_000_000,
-    20.0,
-)  # of twelve runs; a page opens slowly beside other programs
+MOST_BYTES, MOST_SECONDS = 2_000_000, 20.0  # of twelve runs, opened beside other programs
 
 
 def text(selector):

@@ -91,6 +91,8 @@ def test_detectrons_own_detectors(name, tmp_path):
 def test_parts_without_choices_answer_as_the_detector(name):
     """Before any export: boxes that Detectron2 drops early are dropped late here."""
     model = small_rcnn(name)
+    if name == "mask_rcnn_fpn":
+        model.roi_heads.mask_on = False  # masks are no part of the graph, and most of the time
     wrapped = on_canvas(model)
     for picture in pictures():
         image, size = fit(picture, CANVAS)

@@ -42,19 +42,19 @@ class Series:
 @dataclass
 class Chart:
     """One pair of axes with the curves of several runs; `small` leaves out legend and numbers,
-    `last` says the last values in the legend."""
+    `digits` after the point are those of its values elsewhere on the page."""
 
     title: str
     series: list[Series] = field(default_factory=list)
     x_label: str = "iteration"
     small: bool = False
-    last: bool = True
+    digits: int | None = None
 
 
 def draw_chart(chart: Chart, chart_id: str) -> str:
     """A `<figure>`: the drawing with a text alternative, its legend, its numbers in a table."""
     series = [s for s in chart.series if s.points]
-    more = "" if chart.small else legend(series, last=chart.last) + _table(chart, series)
+    more = "" if chart.small else legend(series, digits=chart.digits) + _table(chart, series)
     at = '<span class="at" hidden="hidden"></span>'  # a script says there where the pointer is
     return (
         f'<figure class="chart" id="{chart_id}"><figcaption>{escape(chart.title)}{at}</figcaption>'
@@ -93,21 +93,23 @@ def thin(points: Points, limit: int = MAX_POINTS) -> Points:
 
 def tick_labels(ticks: Sequence[float]) -> list[str]:
     """As few digits as tell all ticks of an axis apart."""
+    sizes = [abs(tick) for tick in ticks if tick]
+    power = min(sizes, default=1.0) < 1e-3 and max(sizes) < 1e-2  # all of them alike
     for digits in range(1, 12):
-        labels = [number(tick, digits) for tick in ticks]
+        labels = [number(tick, digits, below=1e-2 if power else 1e-3) for tick in ticks]
         if all(_is_near(float(_plain(la)), tick) for la, tick in zip(labels, ticks, strict=True)):
             break
     return labels
 
 
-def number(value: float, digits: int = 4) -> str:
-    """A number short enough for an axis: 0.003, 12.5, 90k, 2.5e-4."""
+def number(value: float, digits: int = 4, *, below: float = 1e-3) -> str:
+    """A number short enough for an axis: 0.003, 12.5, 90k, 2.5e-4; with a power of ten `below`."""
     size = abs(value)
-    if size >= 1e6:
+    if 1e6 <= size < 1e12:
         return f"{value / 1e6:.{max(digits, 3)}g}M"
-    if size >= 1e3:
+    if 1e3 <= size < 1e6:
         return f"{value / 1e3:.{max(digits, 3)}g}k"
-    if 0 < size < 1e-3:
+    if 0 < size < below or size >= 1e12:
         mantissa, power = f"{value:.{digits - 1}e}".split("e")
         return f"{float(mantissa):g}e{int(power)}"
     return f"{value:.{max(digits, 3)}g}"
@@ -242,19 +244,25 @@ def key_line(number: int) -> str:
     )
 
 
-def legend(series: list[Series], *, last: bool = True) -> str:
+def legend(series: list[Series], *, last: bool = True, digits: int | None = None) -> str:
     """Names beside their lines, with the last value of each if it says something."""
     if not series:
         return '<p class="dim">No values yet.</p>'
     items = []
     for line in series:
         many = f' <small class="dim">{line.runs} runs</small>' if line.runs > 1 else ""
-        value = f"{line.points[-1][1]:#.4g}".rstrip(".") if last else ""
+        value = _last(line.points[-1][1], digits) if last else ""
         items.append(
             f'<li data-s="{line.number}">{key_line(line.number)}<span>{escape(line.name)}{many}'
             f'</span> <b class="num" data-last="{value}">{value}</b></li>'
         )
     return f'<ul class="legend">{"".join(items)}</ul>'
+
+
+def _last(value: float, digits: int | None) -> str:
+    if digits is not None:
+        return f"{value:.{digits}f}"
+    return number(value, 3) if abs(value) < 1e-3 else f"{value:#.4g}".rstrip(".")
 
 
 def _table(chart: Chart, series: list[Series]) -> str:

@@ -1,5 +1,6 @@
 """Charts: ticks, thinning, text alternative, and an SVG that any XML parser accepts."""
 
+import math
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -37,10 +38,24 @@ def test_ticks_cover_flat_and_extreme_ranges(low, high):
 
 
 @pytest.mark.parametrize(
+    ("low", "high"),
+    [
+        *((-1e308, 1e308), (0, 1.7e308), (-1.7e308, -1.6e308), (0, 5e-324), (-1e-310, 1e-310)),
+        *((1.0, 1.0 + 2**-52), (1e16, 1e16 + 2), (1e-13, 3e-13), (1e-200, 2e-200)),
+    ],
+)
+def test_ticks_of_any_two_values_are_finite_and_apart(low, high):
+    ticks = nice_ticks(low, high)
+    assert all(map(math.isfinite, ticks)) and 2 <= len(set(ticks)) == len(ticks) < 15
+    ET.fromstring(draw_chart(Chart("a", [Series("s", [(0, low), (1, high)], 0)]), "c"))
+
+
+@pytest.mark.parametrize(
     ("low", "high", "labels"),
     [
         (0, 3.2e-4, ["0", "1e-4", "2e-4", "3e-4", "4e-4"]),
         (1e-4, 3e-4, ["1e-4", "1.5e-4", "2e-4", "2.5e-4", "3e-4"]),
+        (0, 2e-3, ["0", "5e-4", "1e-3", "1.5e-3", "2e-3"]),
         (10_000, 10_040, ["10k", "10.01k", "10.02k", "10.03k", "10.04k"]),
     ],
 )
@@ -55,7 +70,7 @@ def test_steps_have_no_halves():
 
 
 def test_the_last_rate_stands_in_the_legend():
-    assert 'data-last="2.000e-05"' in draw_chart(Chart("lr", [Series("s", [(3, 2e-5)], 0)]), "c")
+    assert 'data-last="2e-5"' in draw_chart(Chart("lr", [Series("s", [(3, 2e-5)], 0)]), "c")
 
 
 def test_thinning_keeps_ends_and_spikes():

@@ -91,9 +91,9 @@ def _results(facts: Facts) -> list[dict[str, Any]]:
 
 def _sentence(facts: Facts, content: str) -> str:
     if facts.kind == "finetune":
-        return f"{facts.detector} trained with labels on {facts.data}, by {LIBRARY}."
-    what = facts.detector or "A backbone"
-    return f"{what} pretrained without labels by {facts.method} on {facts.data}, by {LIBRARY}."
+        return f"{_cell(facts.detector)} trained with labels on {_cell(facts.data)}, by {LIBRARY}."
+    what, how = _cell(facts.detector) or "A backbone", _cell(facts.method)
+    return f"{what} pretrained without labels by {how} on {_cell(facts.data)}, by {LIBRARY}."
 
 
 def _content(facts: Facts, content: str) -> str:
@@ -108,8 +108,9 @@ def _scores(facts: Facts) -> str:
     if not scores:
         return ""
     rows = "".join(f"| {_cell(n)} | {v:.2f} |\n" for n, v in scores.items())
+    where = _cell(facts.test) or "its test set"
     return (
-        f"## Scores\n\nOn {facts.test or 'its test set'}, {facts.scored}; one run, seed "
+        f"## Scores\n\nOn {where}, {_cell(facts.scored)}; one run, seed "
         f"{facts.seed}.\n\n| score | value |\n|---|---|\n{rows}"
     )
 
@@ -149,6 +150,7 @@ def _use(facts: Facts, content: str, folder: str) -> str:
 def _recipe(facts: Facts) -> str:
     """One that such a pretraining is the start of; others of the same detector do as well."""
     words = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", facts.detector).lower()
+    words = words.replace("dndab", "dn_dab")
     if facts.data.startswith("toy"):
         found = [RECIPES / f"toy/{words}.py"]
         fallback = "configs/quickstart/finetune.py"
@@ -166,4 +168,5 @@ def _finite(scores: Mapping[str, float]) -> dict[str, float]:
 
 def _cell(text: str) -> str:
     """Names come from files: none may end a table or begin HTML."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    plain = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    return plain.replace("|", "\\|")

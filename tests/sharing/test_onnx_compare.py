@@ -52,6 +52,20 @@ def test_the_last_ones_of_a_list_may_be_exchanged():
     assert not compare(found(*many), found(*many[:10], other, *many[11:]), SIZE).fine
 
 
+def test_a_detection_is_the_partner_of_one_alone():
+    many = [(i, 0, i + 5, 5, 0.9 - 0.01 * i, 1) for i in range(20)]
+    assert not compare(found(*many, many[3]), found(*many), SIZE).fine
+
+
+def test_lists_that_end_alike_still_have_to_agree():
+    """Equal scores are all at the end of their list, where exchanges are rounding."""
+    ours = [(i, 0, i + 5, 5, 0.5, 1) for i in range(20)]
+    theirs = [(i, 50, i + 5, 60, 0.5, 1) for i in range(20)]
+    assert compare(found(*ours), found(*ours[:19], theirs[19]), SIZE).fine
+    seen = compare(found(*ours), found(*theirs), SIZE)
+    assert seen.unmatched == 0 and not seen.fine
+
+
 def test_empty_boxes_are_left_out_on_both_sides():
     empty = (30, 30, 30, 40, 0.8, 1)
     assert compare(found(A, B, C), found(A, empty, B, C), SIZE).fine

@@ -7,7 +7,7 @@ from d2_unsupdet.analysis import tables
 from d2_unsupdet.analysis.convergence import common_points
 from d2_unsupdet.analysis.curves import Chart, Points, Series, draw_chart, legend
 from d2_unsupdet.analysis.runs import is_score
-from d2_unsupdet.analysis.scored_on import by_test_set
+from d2_unsupdet.analysis.scored_on import by_test_set, score_digits
 from d2_unsupdet.analysis.scores import is_main_score, score_title
 from d2_unsupdet.analysis.settings import Setting
 
@@ -107,14 +107,13 @@ def _charts(name: str, settings: Sequence[Setting]) -> list[Chart]:
 
 def _score_charts(name: str, settings: Sequence[Setting]) -> list[Chart]:
     groups = by_test_set(settings)
-    found = {how: series(own, name) for how, own in groups.items()}
-    return [
-        Chart(
-            score_title(name, how.metric) + (f" on {how.label}" if len(groups) > 1 else ""), lines
-        )
-        for how, lines in found.items()
-        if lines
-    ]
+    charts = []
+    for how, own in groups.items():
+        lines = series(own, name)
+        if any(len(line.points) > 1 for line in lines):  # a single evaluation stands in the table
+            title = score_title(name, how.metric) + (f" on {how.place}" if len(groups) > 1 else "")
+            charts.append(Chart(title, lines, digits=score_digits(own)))
+    return charts
 
 
 def _methods(settings: Sequence[Setting]) -> dict[str, list[Setting]]:

@@ -40,7 +40,7 @@ def cards(settings: Sequence[Setting], baseline: Setting | None) -> str:
             best = max(rivals, key=lambda s: s.mean(column) or 0.0)
             title = score_title(column, how.metric)
             title = f"Best {title[0].lower()}{title[1:]}" if len(rivals) > 1 else title
-            title += f" on {how.label}" if len(groups) > 1 else ""
+            title += f" on {how.place}" if len(groups) > 1 else ""
             noise = spread(best.scores(column))
             value = f"{best.mean(column):.{digits}f}"
             if noise is not None:

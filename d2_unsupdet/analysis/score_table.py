@@ -50,7 +50,7 @@ def _table(
         weights = tables.initial_weights(first, names)
         weights = without_seed(weights) if len(setting.runs) > 1 else weights
         cells += [tables.text_cell(weights), _count(setting)]
-        tag = '<span class="tag base">baseline</span>' if setting is baseline else ""
+        tag = ' <span class="tag base">baseline</span>' if setting is baseline else ""
         data = tables.data_set(first)
         trained = "" if data == "–" else f"trained on {data}"
         remarks = filter(None, (trained, paper_name(setting), _unfinished(setting)))

@@ -40,6 +40,11 @@ class ScoredOn:
         return ", ".join(filter(None, (self.test or "unknown test set", kind, metric, self.apart)))
 
     @property
+    def place(self) -> str:
+        """Beside the name of a score, which tells its kind: "toy_val"."""
+        return ", ".join(filter(None, (self.test or "unknown test set", self.apart)))
+
+    @property
     def is_known(self) -> bool:
         """Whether the label says anything."""
         return self != ScoredOn()

@@ -18,7 +18,7 @@ def strips(settings: Sequence[Setting]) -> str:
         for column in one_a_task(score_columns(runs_of(own))):
             rivals = [setting for setting in own if setting.scores(column)]
             if len(rivals) > 1:
-                where = f" on {how.label}" if how.is_known else ""
+                where = f" on {how.place}" if how.is_known else ""
                 title = score_title(column, how.metric) + where
                 parts.append(_figure(title, column, rivals, score_digits(own)))
     return f'<div class="strips">{"".join(parts)}</div>' if parts else ""

@@ -113,18 +113,57 @@ def test_another_baseline_is_what_python_would_write(opened):
     """Differences are drawn twice, by the page's maker and by its script: both say the same."""
     cells = "[...document.querySelectorAll('#score-table td')].map(c => c.innerText)"
     before = opened.evaluate(cells)
-    assert "▲ +11.0" in "".join(before)
+    assert "+11.0" in "".join(before) and "▲" not in "".join(before)  # of a single run
     choose = (
         "(() => { const s = document.querySelector('#score-table select'); s.value = '%s';"
         "s.dispatchEvent(new Event('change')); })()"
     )
     opened.evaluate(choose % "ours")
     after = "".join(opened.evaluate(cells))
-    assert "▼ −11.0" in after and "▲" not in after
+    assert "−11.0" in after and "▼" not in after
     opened.evaluate(choose % "")
-    assert "▼" not in "".join(opened.evaluate(cells))
+    assert "11.0" not in "".join(opened.evaluate(cells))
     opened.evaluate(choose % "scratch")
     assert opened.evaluate(cells) == before
+
+
+def test_colours_of_several_seeds_and_tables_of_two_test_sets(page, tmp_path):
+    runs = []
+    for name, ap, test in (("a", 30.0, "x"), ("b", 20.0, "x"), ("c", 9.0, "y"), ("d", 8.0, "y")):
+        config = f"dataloader: {{test: {{dataset: {{names: {test}}}}}}}\nlr: {ap}"
+        runs += [
+            make_run(tmp_path / f"{name}_s{i}", seed=i, ap=ap + i / 10, config=config)
+            for i in range(2)
+        ]
+    page.complaints.clear()
+    page.show(1200, 900)
+    page.open(write_report(runs, tmp_path / "r.html", baseline="b").as_uri() + "#scores")
+    cells = "[...document.querySelectorAll('%s td')].map(c => c.innerText).join()"
+    first, second = "#score-table", "#score-table-2"
+    before = page.evaluate(cells % first)
+    assert "▲ +10.0" in before and page.evaluate(cells % second).count("▲") == 0
+    choose = (
+        "(() => { const s = document.querySelector('%s select'); s.value = '%s';"
+        "s.dispatchEvent(new Event('change')); })()"
+    )
+    page.evaluate(choose % (second, "c"))
+    assert "▼ −1.0" in page.evaluate(cells % second)
+    page.evaluate(choose % (first, "a"))
+    assert "▼ −10.0" in page.evaluate(cells % first) and "▼ −1.0" in page.evaluate(cells % second)
+    page.evaluate(choose % (first, "b"))
+    assert page.evaluate(cells % first) == before
+    assert page.complaints == []
+
+
+def test_a_table_that_is_cut_says_so(opened):
+    hints = (
+        "[...document.querySelectorAll('#summary .hint, #scores .hint')]"
+        ".map(h => getComputedStyle(h).display)"
+    )
+    opened.show(390, 800)
+    opened.wait(f"{hints}[0] === 'block'", 10)
+    opened.show(1600, 900)
+    opened.wait(f"{hints}.every(d => d === 'none')", 10)
 
 
 def test_pictures_load_sort_and_enlarge(opened):
@@ -181,6 +220,8 @@ def test_paper_shows_all_sections_and_no_controls(opened):
     visible = "[...document.querySelectorAll('main > section')].map(s => s.checkVisibility())"
     assert opened.evaluate(visible) == [True] * 5
     assert opened.evaluate(style("nav", "display")) == "none"
+    assert opened.evaluate(style("#score-table .base", "whiteSpace")) == "nowrap"
+    assert opened.evaluate(style("#score-table .base", "overflowWrap")) == "normal"
     assert opened.evaluate("document.documentElement.scrollWidth") <= 800
 
 

@@ -395,6 +395,22 @@ def test_files_with_their_hashes_and_what_became_of_them(tmp_path):
     assert "gone" in rows[4] and "href" not in rows[4] and "2.0 MB" in rows[4]
 
 
+def test_many_large_pictures_share_what_a_page_may_hold(tmp_path, monkeypatch):
+    run, noise = make_run(tmp_path / "a"), np.random.default_rng(0)
+    (run / "pictures").mkdir()
+    for i in range(3):
+        pixels = noise.integers(0, 255, (300, 900, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(run / f"pictures/{i}.png")
+    picture = read_run(run).pictures[0]
+    large, small = (encode(picture, share=share) for share in (10**6, 10_000))
+    assert large[2:] == (900, 300) and small[2:] == (700, 233)
+    assert len(small[0]) < 0.6 * len(large[0])
+    whole = len(build_page([read_run(run)]))
+    assert whole > 3 * len(large[0])
+    monkeypatch.setattr("d2_unsupdet.analysis.figures._BYTES", 30_000)
+    assert whole - len(build_page([read_run(run)])) > len(large[0])
+
+
 def test_labels_and_wildcards_on_the_command_line(tmp_path, capsys):
     for i in range(2):
         make_run(tmp_path / f"r{i}", config=f"lr: {i}")
@@ -433,6 +449,7 @@ def test_one_score_has_as_many_digits_everywhere(tmp_path):
     told = {"size": 1, "score": 0.0007, "metric": "bbox/AP", "sha256": "a" * 64, "iteration": 9}
     (run / "model_best.pth.json").write_text(json.dumps(told))
     page = build_page([read_run(run)])
+    assert 'data-last="0.0007"' in page  # in the legend
     assert "best score: bbox/AP 0.0007<" in page and '<div class="big">0.0007<' in page
     rows = page.split("All 3 scores")[1].split("</table>")[0]
     assert re.findall(r"<td>([^<]+)<", rows) == ["0.0007", "1.0000", "0.0010"]

@@ -119,7 +119,9 @@ function baseline(box) {
       all(".delta, .base", row).forEach((old) => old.remove());
       if (row === base) {
         const name = row.cells[0].querySelector(".who > div");
-        name.insertBefore(make("span", { className: "tag base", textContent: "baseline" }), name.querySelector("small"));
+        const tag = make("span", { className: "tag base", textContent: "baseline" });
+        name.insertBefore(tag, name.querySelector("small"));
+        tag.before(" ");
       } else if (base) {
         [...row.cells].forEach((cell, i) => difference(cell, base.cells[i]));
       }

@@ -20,6 +20,14 @@ def scenes(count: int = 4) -> list[dict]:
     return get_dataset("toy_val", subset=count)
 
 
+def write_pretraining(root: Path) -> list[dict]:
+    """COCO and ImageNet, what the papers pretrain on; the scenes in them."""
+    records = scenes()
+    write_coco(root, {"train2017": records[:2], "val2017": records[2:]})
+    write_imagenet(root, records)
+    return records
+
+
 def write_voc(root: Path, folder: str, splits: dict[str, list[dict]]) -> None:
     for split, records in splits.items():
         lists = root / folder / "ImageSets/Main"

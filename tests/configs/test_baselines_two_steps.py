@@ -36,9 +36,7 @@ __all__ = ["backbone"]  # a fixture
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("datasets")
-    records = layouts.scenes()
-    layouts.write_coco(root, {"train2017": records[:2], "val2017": records[2:]})
-    layouts.write_imagenet(root, records)
+    records = layouts.write_pretraining(root)
     (root / "imagenet100").symlink_to(root / "imagenet")
     layouts.write_voc(root, "VOC2007", {"trainval": records[:2], "test": records[2:]})
     layouts.write_voc(root, "VOC2012", {"trainval": records[:1]})

@@ -62,9 +62,7 @@ QUICK = "up_detr/coco", "siamese_detr/folder"
 def data(tmp_path_factory):
     """ImageNet and COCO in their layouts."""
     root = tmp_path_factory.mktemp("datasets")
-    records = layouts.scenes()
-    layouts.write_coco(root, {"train2017": records[:2], "val2017": records[2:]})
-    layouts.write_imagenet(root, records)
+    layouts.write_pretraining(root)
     return root
 
 

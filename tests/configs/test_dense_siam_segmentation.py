@@ -14,9 +14,7 @@ from d2_unsupdet.errors import UserError
 from tests.data.miniature import write_image
 
 CONFIGS = Path(__file__).parents[2] / "configs/pretrain/dense_siam_segmentation"
-TINY = [
-    "dataloader.train.dataset.names=toy_unlabeled:images=8:size=64",
-    "dataloader.train.mapper.size=32",
+SHORT = [  # a run of a segmentor
     "dataloader.train.total_batch_size=4",
     "dataloader.train.num_workers=0",
     "dataloader.test.dataset.names=toy_sem_seg_val:images=3:size=64",
@@ -26,6 +24,11 @@ TINY = [
     "train.pictures=2",
     "train.max_iter=3",
     "train.checkpointer.period=2",
+]
+TINY = [
+    *SHORT,
+    "dataloader.train.dataset.names=toy_unlabeled:images=8:size=64",
+    "dataloader.train.mapper.size=32",
 ]
 
 

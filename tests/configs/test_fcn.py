@@ -14,24 +14,16 @@ from d2_unsupdet.data import catalog, get_dataset
 from d2_unsupdet.engine.config import load_config, to_plain
 from d2_unsupdet.engine.run import prepare, train
 from d2_unsupdet.errors import UserError
-from tests.configs.test_dense_siam_segmentation import write_regions
+from tests.configs.test_dense_siam_segmentation import SHORT, write_regions
 from tests.configs.twins import load_twins, optimizer_settings
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 TOY = str(CONFIGS / "finetune/toy/fcn.py")
 CITYSCAPES = CONFIGS / "finetune/cityscapes/fcn_r50_90k.yaml"
 TINY = [
+    *SHORT,
     "dataloader.train.dataset.names=toy_sem_seg_train:images=8:size=64",
     "dataloader.train.mapper.augmentations.0.size=48",
-    "dataloader.train.total_batch_size=4",
-    "dataloader.train.num_workers=0",
-    "dataloader.test.dataset.names=toy_sem_seg_val:images=3:size=64",
-    "dataloader.test.num_workers=0",
-    "train.log_period=1",
-    "train.writers=[]",
-    "train.pictures=2",
-    "train.max_iter=3",
-    "train.checkpointer.period=2",
 ]
 
 

@@ -32,9 +32,7 @@ QUICK = "coco_deformable_detr_r50_single_scale_50ep"
 def data(tmp_path_factory):
     """ImageNet, COCO and a ResNet-18 to start from."""
     root = tmp_path_factory.mktemp("datasets")
-    records = layouts.scenes()
-    layouts.write_coco(root, {"train2017": records[:2], "val2017": records[2:]})
-    layouts.write_imagenet(root, records)
+    layouts.write_pretraining(root)
     torch.manual_seed(0)
     torch.save(torchvision.models.resnet18().state_dict(), root / "resnet18.pth")
     return root

@@ -6,7 +6,7 @@ python tools/reproduce.py dupr-voc-dupr --num-gpus 8
 python tools/reproduce.py joindet-few-1pct-joindet --weights swav_800ep_pretrain.pth.tar --seeds 0 1
 python tools/reproduce.py dupr-voc-dupr --pretrained dupr.pth finetune:train.amp.enabled=true
 python tools/reproduce.py toy-detector-detreg --scale 0.1
-python tools/reproduce.py dupr-voc-dupr --dry-run
+python tools/reproduce.py dupr-voc-moco dupr-voc-dupr --dry-run
 
 The same command goes on where it was stopped. docs/reproduce.md lists all rows.
 """
@@ -30,8 +30,12 @@ from d2_unsupdet.protocols.stages import plan
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("row", nargs="?", help="id of a row, or a shell pattern: 'dupr-voc-*'")
-    parser.add_argument("opts", nargs="*", metavar="[pretrain:|finetune:]key=value")
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="ROW or [pretrain:|finetune:]key=value",
+        help="ids of rows or shell patterns ('dupr-voc-*'), and overrides",
+    )
     parser.add_argument(
         "--list", action="store_true", help="rows, their numbers, and what --output has of them"
     )
@@ -49,7 +53,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--num-gpus", type=positive, default=1, help="processes a training")
     parser.add_argument("--output", type=Path, default=Path("output/reproduce"))
-    return parser.parse_intermixed_args(argv)
+    args = parser.parse_intermixed_args(argv)
+    args.rows = [word for word in args.words if "=" not in word]
+    args.opts = [word for word in args.words if "=" in word]
+    return args
 
 
 def options_of(args: argparse.Namespace) -> Options:
@@ -67,6 +74,12 @@ def options_of(args: argparse.Namespace) -> Options:
         num_gpus=args.num_gpus,
         overrides=tuple(args.opts),
     )
+
+
+def selected(patterns: Sequence[str]) -> list[Row]:
+    """Rows of several ids or patterns, each once."""
+    found = {row.id: row for pattern in patterns for row in select(pattern)}
+    return list(found.values())
 
 
 def several(chosen: Sequence[Row], options: Options) -> list[Row]:
@@ -98,13 +111,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_page(dry_run=args.dry_run)
         return
     if args.list:
-        print(listed(select(args.row or "*"), args.output))
+        print(listed(selected(args.rows or ["*"]), args.output))
         return
-    if not args.row:
+    if not args.rows:
         raise UserError("Which row? --list shows them, docs/reproduce.md in order.")
-    if "=" in args.row:
-        raise UserError(f"'{args.row}' is an override; the row's id comes first.")
-    options, chosen = options_of(args), select(args.row)
+    options, chosen = options_of(args), selected(args.rows)
     if len(chosen) > 1:
         chosen = several(chosen, options)
     check_use(chosen, options)

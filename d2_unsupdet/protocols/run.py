@@ -11,11 +11,10 @@ from pathlib import Path
 from d2_unsupdet.checkpoint.files import write_json
 from d2_unsupdet.data import catalog
 from d2_unsupdet.errors import UserError
-from d2_unsupdet.priors.store import PriorStore
 from d2_unsupdet.protocols.options import Options, check_start
 from d2_unsupdet.protocols.rows import Row
 from d2_unsupdet.protocols.scores import Compared, compare, leave_reference, leave_result
-from d2_unsupdet.protocols.stages import ROOT, Stage, plan
+from d2_unsupdet.protocols.stages import ROOT, Stage, has_boxes, plan
 
 Runner = Callable[[Sequence[str]], int]
 COMMAND = "command.json"  # beside a stage's results: what made them
@@ -71,7 +70,7 @@ def finished(stage: Stage) -> bool:
     """Whether its result is there."""
     if stage.kind != "boxes":
         return stage.result.is_file()
-    return stage.folder.is_dir() and 0 in PriorStore(stage.folder).generations
+    return has_boxes(stage.folder)
 
 
 def begun(stage: Stage) -> bool:

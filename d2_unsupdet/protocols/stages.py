@@ -5,6 +5,7 @@ belongs to a row lies in `<output>/<row>`. A shortened row has another output fo
 """
 
 import hashlib
+import logging
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -15,13 +16,15 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from d2_unsupdet.engine.config import load_config
+from d2_unsupdet.engine import config as engine_config
+from d2_unsupdet.priors.store import PriorStore
 from d2_unsupdet.protocols.options import Options, check, starting_file
 from d2_unsupdet.protocols.rows import Recipe, Row
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS: Mapping[str, str] = {"tools/evaluate_boxes.py": "boxes.json"}  # of a tool, in its --out
 LENGTHS = ("refresh.period", "checkpointer.period", "knn_probe.period")  # shrink with the run
+LINEAR_EPOCHS = 100  # of the protocol that the rows take
 _NUMBER = re.compile(r"[\d.]+(?:e\+?\d+)?")
 
 
@@ -69,6 +72,7 @@ def plan(row: Row, options: Options) -> list[Stage]:
     folder = options.folder / row.id
     if row.tool:
         words = [word.format(weights=weights or "random", out=folder) for word in row.tool]
+        words += _probe_length(words, options.scale)
         stages.append(Stage(kind="score", words=tuple(words), folder=folder, data=_named(words)))
     if row.finetune:
         for seed in options.seeds or row.seeds:
@@ -89,24 +93,41 @@ def _pretraining(recipe: Recipe, weights: str, options: Options) -> list[Stage]:
     folder = options.folder / "pretrain" / pretraining_folder(recipe)
     changes = [*recipe.overrides, *options.of("pretrain")]
     cfg = _load(recipe.config, changes)
-    stages = []
+    stages, share = [], ""
     if recipe.boxes:
-        stages.append(_boxes(recipe, cfg))
+        share = _share(cfg, options.scale)
+        stages.append(_boxes(recipe, cfg, share, options.folder / "boxes"))
         changes.append(f"dataloader.train.mapper.source.path={stages[0].folder}")
-    words = _training(recipe.config, cfg, changes, folder, weights, options)
+        if share:
+            changes.append(f"dataloader.train.dataset.subset={share}")
+    words = _training(recipe.config, cfg, changes, folder, weights, options, share)
     return [*stages, Stage(kind="pretrain", words=words, folder=folder, data=_data(cfg))]
 
 
-def _boxes(recipe: Recipe, cfg: DictConfig) -> Stage:
-    """The store that the config reads; a share of the images has a store of its own."""
+def _share(cfg: DictConfig, scale: float) -> str:
+    """Of a trial's images: boxes of all of them would take longer than the trial itself."""
+    if scale >= 1 or cfg.dataloader.train.dataset.get("subset") is not None:
+        return ""
+    return f"{100 * scale:g}%@seed0"
+
+
+def _boxes(recipe: Recipe, cfg: DictConfig, share: str, folder: Path) -> Stage:
+    """The store that the config names if it is whole, else one of our own."""
     dataset = cfg.dataloader.train.dataset
-    names, subset = str(dataset.names), dataset.get("subset")
-    store = ROOT / str(cfg.dataloader.train.mapper.source.path)
+    names, subset = str(dataset.names), share or dataset.get("subset")
+    there = ROOT / str(cfg.dataloader.train.mapper.source.path)
     words = ["tools/extract_priors.py", "--dataset", names, "--source", recipe.boxes]
+    name = there.name if subset is None else f"{there.name}_{subset}"
     if subset is not None:
-        store = store.with_name(f"{store.name}_{subset}")
         words += ["--subset", str(subset)]
+    ours = folder / name
+    store = there if subset is None and has_boxes(there) and not has_boxes(ours) else ours
     return Stage(kind="boxes", words=(*words, "--out", str(store)), folder=store, data=(names,))
+
+
+def has_boxes(store: Path) -> bool:
+    """Whether an extraction ended there."""
+    return store.is_dir() and 0 in PriorStore(store).generations
 
 
 def _finetuning(recipe: Recipe, weights: str, seed: int, folder: Path, options: Options) -> Stage:
@@ -121,7 +142,13 @@ def _finetuning(recipe: Recipe, weights: str, seed: int, folder: Path, options: 
 
 
 def _training(
-    config: str, cfg: DictConfig, changes: list[str], folder: Path, weights: str, options: Options
+    config: str,
+    cfg: DictConfig,
+    changes: list[str],
+    folder: Path,
+    weights: str,
+    options: Options,
+    share: str = "",
 ) -> tuple[str, ...]:
     words = ["train_net.py", "--config-file", config]
     if options.num_gpus > 1:
@@ -129,19 +156,27 @@ def _training(
     if weights:
         words.append(f"train.init_checkpoint={weights}")
     if options.scale != 1:
-        changes = [*changes, *_shortened(cfg, options.scale)]
+        changes = [*changes, *_shortened(cfg, options.scale, of_share=bool(share))]
     return (*words, *changes, f"train.output_dir={folder}")
 
 
-def _shortened(cfg: DictConfig, scale: float) -> list[str]:
-    """Lengths by the factor; milestones follow by themselves, and one evaluation at the end."""
-    length = _scaled(cfg.train.max_iter, scale)
+def _shortened(cfg: DictConfig, scale: float, *, of_share: bool) -> list[str]:
+    """Lengths by the factor; milestones follow by themselves, and one evaluation at the end.
+
+    Epochs of a share of the images are that much shorter already.
+    """
+
+    def scaled(length: Any) -> str:
+        epochs = of_share and str(length).endswith(("epoch", "epochs"))
+        return _scaled(length, 1.0 if epochs else scale)
+
+    length = scaled(cfg.train.max_iter)
     found = [f"train.max_iter={length}", f"train.eval_period={length}"]
     for key in LENGTHS:
         section, name = key.split(".")
         value = cfg.train[section][name]
         if value:
-            found.append(f"train.{key}={_scaled(value, scale)}")
+            found.append(f"train.{key}={scaled(value)}")
     return found
 
 
@@ -152,6 +187,14 @@ def _scaled(length: Any, scale: float) -> str:
     return _NUMBER.sub(lambda found: f"{float(found[0]) * scale:g}", str(length), count=1)
 
 
+def _probe_length(words: Sequence[str], scale: float) -> list[str]:
+    """Of a linear probe, the only one with a length; the last --epochs counts."""
+    if scale == 1 or "linear" not in words:
+        return []
+    whole = int(words[words.index("--epochs") + 1]) if "--epochs" in words else LINEAR_EPOCHS
+    return ["--epochs", str(max(1, round(whole * scale)))]
+
+
 def _load(config: str, changes: Sequence[str]) -> DictConfig:
     """To be read only: several rows of a command, and several looks at one, share it."""
     return _loaded(config, tuple(changes))
@@ -159,7 +202,13 @@ def _load(config: str, changes: Sequence[str]) -> DictConfig:
 
 @cache
 def _loaded(config: str, changes: tuple[str, ...]) -> DictConfig:
-    return load_config(str(ROOT / config), changes)
+    log = logging.getLogger(engine_config.__name__)
+    before = log.level
+    log.setLevel(logging.ERROR)  # what it leaves out is said by the training that does so
+    try:
+        return engine_config.load_config(str(ROOT / config), changes)
+    finally:
+        log.setLevel(before)
 
 
 def _data(cfg: DictConfig) -> tuple[str, ...]:

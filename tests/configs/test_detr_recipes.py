@@ -31,6 +31,7 @@ SCHEDULES = [  # recipe, epochs, epoch of the drop, batch, rate
     ("coco/dab_deformable_detr_r50_50ep", 50, 40, 16, SLOW),
     ("coco/dn_dab_deformable_detr_r50_50ep", 50, 40, 16, SLOW),
     ("coco/dn_dab_deformable_detr_r50_12ep", 12, 10, 16, SLOW),
+    ("coco/dn_dab_deformable_detr_r50_24ep", 24, 20, 16, SLOW),
     ("coco/deta_r50_12ep", 12, 10, 16, FAST),
     ("coco/deta_r50_24ep", 24, 20, 16, FAST),
     ("coco/deta_r50_hungarian_50ep", 50, 40, 16, FAST),

@@ -31,7 +31,7 @@ ELSEWHERE = {
     "lvis": LVIS,
     "cityscapes_instance": {"segm/AP", "segm/AP50"},
     "cityscapes_sem_seg": {"sem_seg/IoU"},
-    "clustering": {"sem_seg/mIoU"},
+    "clustering": {"sem_seg/mIoU", "sem_seg/pACC"},
 }
 
 

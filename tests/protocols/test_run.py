@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 from d2_unsupdet.analysis.runs import flatten
+from d2_unsupdet.engine.config import load_config
 from d2_unsupdet.errors import UserError
+from d2_unsupdet.evaluation.probes import SGD_PROTOCOL
 from d2_unsupdet.protocols import rows, select
 from d2_unsupdet.protocols import run as run_module
+from d2_unsupdet.protocols import stages as stages_module
 from d2_unsupdet.protocols.listing import described, listed
 from d2_unsupdet.protocols.options import Options, check_use
 from d2_unsupdet.protocols.rows import Recipe, Row
@@ -17,6 +20,7 @@ from d2_unsupdet.protocols.run import alone, begun, run_row
 from d2_unsupdet.protocols.scores import shown
 from d2_unsupdet.protocols.stages import plan
 
+ROOT = Path(__file__).resolve().parents[2]
 MOCO = "configs/quickstart/pretrain_moco.py"
 
 
@@ -163,14 +167,55 @@ def test_a_seed_draws_its_own_labels():
 
 def test_boxes_come_before_what_learns_them(tmp_path):
     (row,) = select("detreg-few-1pct-detreg")
-    boxes, pretrain, _ = plan(row, Options(weights="swav.pth"))
+    options = Options(weights="swav.pth", output=tmp_path)
+    boxes, pretrain, _ = plan(row, options)
     assert boxes.words[0] == "tools/extract_priors.py"
     assert "coco_2017_train_unlabeled" in boxes.words
     assert f"dataloader.train.mapper.source.path={boxes.folder}" in pretrain.words
     assert "train.init_checkpoint=swav.pth" in pretrain.words
+    assert boxes.folder == tmp_path / "boxes/coco_2017_train_selective_search"
     share = ("pretrain:dataloader.train.dataset.subset=1%",)
-    boxes, pretrain, _ = plan(row, Options(weights="swav.pth", overrides=share))
+    boxes, pretrain, _ = plan(row, replace(options, overrides=share))
     assert boxes.words[-4:-2] == ("--subset", "1%") and boxes.folder.name.endswith("_1%")
+
+
+def test_boxes_that_the_recipe_has_are_taken(tmp_path, monkeypatch):
+    (row,) = select("detreg-few-1pct-detreg")
+    monkeypatch.setattr(stages_module, "ROOT", tmp_path)
+    monkeypatch.setattr(stages_module, "_load", lambda *_: load_config(str(ROOT / config)))
+    config = row.pretrain.config
+    store = tmp_path / "output/priors/coco_2017_train_selective_search"
+    (boxes, *_) = plan(replace(row, finetune=None), Options(output=tmp_path / "out"))
+    assert boxes.folder.is_relative_to(tmp_path / "out")
+    monkeypatch.setattr(stages_module, "has_boxes", lambda folder: folder == store)
+    (boxes, *_) = plan(replace(row, finetune=None), Options(output=tmp_path / "out"))
+    assert boxes.folder == store
+
+
+def test_a_trial_finds_boxes_in_its_share_of_the_images(tmp_path):
+    (row,) = select("detreg-few-1pct-detreg")
+    boxes, pretrain, finetune = plan(row, Options(output=tmp_path, scale=0.01))
+    assert boxes.words[-4:-2] == ("--subset", "1%@seed0")
+    assert boxes.folder.parent == tmp_path / "scale-0.01/boxes"
+    assert "dataloader.train.dataset.subset=1%@seed0" in pretrain.words
+    assert "train.max_iter=50 epochs" in pretrain.words  # of a hundredth of the images
+    assert "train.max_iter=20 epochs" in finetune.words
+
+
+def test_a_trial_has_a_short_probe():
+    (row,) = select("dupr-places-pooled-dupr")
+    assert plan(row, Options(scale=0.5))[-1].words[-2:] == ("--epochs", "28")
+    (row,) = select("dupr-linear-dupr")
+    assert plan(row, Options(scale=0.01))[-1].words[-2:] == ("--epochs", "1")
+    assert "--epochs" not in plan(row, Options())[-1].words
+    assert SGD_PROTOCOL.epochs == stages_module.LINEAR_EPOCHS
+
+
+def test_a_plan_says_nothing_of_what_a_training_will_say(caplog):
+    (row,) = select("joindet-update-10ep-nms")
+    stages_module._loaded.cache_clear()
+    plan(row, Options())
+    assert not caplog.records
 
 
 def test_an_override_belongs_to_one_training_or_to_all():
@@ -205,7 +250,7 @@ def test_a_dry_run_says_where_the_score_comes_from_and_what_is_missing(tmp_path,
     assert head[0].endswith(
         "COCO-Stuff-27, segmentation without labels, ResNet-18, 10 epochs; DenseSiam"
     )
-    assert head[1] == "# paper: sem_seg/mIoU 16.4"
+    assert head[1] == "# paper: sem_seg/mIoU 16.4, sem_seg/pACC not known"
     assert "at the end of the pretraining" in head[2] and head[2].endswith("/summary.json")
     assert head[3] == "# here: nothing is done yet"
     assert "supervised_r18.pth" in head[4] and "resnet18-f37072fd.pth (not there yet)" in head[4]

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from d2_unsupdet.analysis.report import build_page, write_report
-from d2_unsupdet.analysis.run_files import read_files
+from d2_unsupdet.analysis.run_files import RunFile, read_files
 from d2_unsupdet.analysis.runs import config_value, read_run, read_runs
 from tests.analysis.run_folders import add_picture, make_run
 from tests.analysis.test_safe_files import HOSTILE_YAML, within
@@ -91,6 +91,12 @@ def test_a_digest_is_nothing_but_a_digest(tmp_path):
         page = build_page([read_run(run)])
         assert [file.sha256 for file in read_run(run).files[1:]] == [None, None]
         assert REFRESH not in page
+
+
+def test_a_digest_from_elsewhere_is_text(tmp_path):
+    run = read_run(make_run(tmp_path / "a"))
+    run.files = [RunFile(tmp_path / "b", MARKUP, 1, MARKUP, MARKUP)]
+    assert MARKUP[2:10] not in build_page([run])
 
 
 def test_a_caption_stays_inside_its_attribute(tmp_path):

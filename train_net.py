@@ -46,7 +46,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--allow-unsafe",
         action="store_true",
-        help="load train.init_checkpoint even if reading it can run code; only for files you trust",
+        help="load a YAML config and train.init_checkpoint even if that can run code; only for "
+        "files you trust",
     )
     parser.add_argument(
         "--debug",
@@ -71,7 +72,7 @@ def main() -> None:
     processes = int(os.environ["WORLD_SIZE"]) if torchrun else args.num_gpus * args.num_machines
     # An agent that starts its workers again means: go on.
     resume = args.resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
-    cfg = load_config(args.config_file, args.opts)
+    cfg = load_config(args.config_file, args.opts, allow_unsafe=args.allow_unsafe)
     chosen = names_weights(args.opts)
     try:
         cfg = prepare(

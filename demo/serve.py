@@ -49,7 +49,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--megapixels", type=float, default=25, help="largest image (default 25 million pixels)"
     )
-    parser.add_argument("--allow-unsafe", action="store_true", help="run code that weights bring")
+    parser.add_argument("--allow-unsafe", action="store_true", help="run code that files bring")
     parser.add_argument("--set", nargs="+", default=[], metavar="key=value", help="overrides")
     args = parser.parse_args(argv)
     for name in ("megabytes", "megapixels"):

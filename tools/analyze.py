@@ -59,7 +59,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         one.add_argument("--seed", type=int, default=0, help="decides images, boxes and views")
         one.add_argument("--out", type=Path, default=Path("output/analysis"), help="folder")
         one.add_argument("--device", default="auto", help="cpu, cuda, ...; auto: a GPU if any")
-        one.add_argument("--allow-unsafe", action="store_true", help="run code that weights bring")
+        one.add_argument("--allow-unsafe", action="store_true", help="run code that files bring")
         if figure.level:
             one.add_argument("--level", default=figure.level, choices=STAGES, help="feature map")
         if figure.rows:
@@ -269,10 +269,11 @@ def load_network(source: str, args: argparse.Namespace) -> Any:
         net = load_resnet(source, allow_unsafe=args.allow_unsafe, like=like, seed=args.seed)
         return net.to(device)
     if Path(source).is_dir():
-        return model_of_run(source).to(device)
+        return model_of_run(source, allow_unsafe=args.allow_unsafe).to(device)
     if args.config is None:
         raise UserError(f"'{source}' is no folder of a run: name its --config too.")
-    model = build_model(load_config(args.config, ["train.init_checkpoint=", "train.device=cpu"]))
+    sets = ["train.init_checkpoint=", "train.device=cpu"]
+    model = build_model(load_config(args.config, sets, allow_unsafe=args.allow_unsafe))
     print(load_weights(model, source, allow_missing=(), allow_unsafe=args.allow_unsafe))
     return model.to(device).eval()
 

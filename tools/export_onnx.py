@@ -45,7 +45,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--weights", help="weights of the whole detector; default: the run's newest"
     )
-    parser.add_argument("--allow-unsafe", action="store_true", help="run code that weights bring")
+    parser.add_argument("--allow-unsafe", action="store_true", help="run code that files bring")
     parser.add_argument("--set", nargs="+", default=[], metavar="key=value", help="overrides")
     return parser.parse_args(argv)
 

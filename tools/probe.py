@@ -93,7 +93,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         one.add_argument("--seed", type=int, default=0)
         one.add_argument("--out", type=Path, default=Path("output/probes"), help="folder")
         one.add_argument("--device", default="auto", help="cpu, cuda, ...; auto: a GPU if any")
-        one.add_argument("--allow-unsafe", action="store_true", help="run code that weights bring")
+        one.add_argument("--allow-unsafe", action="store_true", help="run code that files bring")
     linear, svm, knn = added["linear"], added["svm"], added["knn"]
     linear.add_argument(
         "--protocol",

@@ -76,7 +76,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--top", type=positive, help="draw so many boxes of each image, whatever they score"
     )
     parser.add_argument("--limit", type=int, default=20, help="how many images, evenly spread")
-    parser.add_argument("--allow-unsafe", action="store_true", help="run code that weights bring")
+    parser.add_argument("--allow-unsafe", action="store_true", help="run code that files bring")
     parser.add_argument("--set", nargs="+", default=[], metavar="key=value", help="overrides")
     group = parser.add_argument_group("attention of DETR-style detectors")
     group.add_argument(
@@ -234,7 +234,8 @@ def draw_priors(args: argparse.Namespace) -> Iterator[tuple[str, np.ndarray]]:
     from d2_unsupdet.engine.config import load_config
 
     run = Path(args.run)
-    cfg = load_config(str(run / "config.yaml" if run.is_dir() else run), args.set)
+    config = str(run / "config.yaml" if run.is_dir() else run)
+    cfg = load_config(config, args.set, allow_unsafe=args.allow_unsafe)
     store = PriorStore(args.priors or store_of(run, cfg))
     numbers = evenly(store.generations, 5)
     if not numbers:

@@ -86,7 +86,8 @@ def open_detector(
     """
     run = Path(source) if Path(source).is_dir() else None
     config = str(run / "config.yaml" if run is not None else source)
-    cfg = load_config(config, [*overrides, "train.init_checkpoint="])
+    sets = [*overrides, "train.init_checkpoint="]
+    cfg = load_config(config, sets, allow_unsafe=allow_unsafe)
     told = _told_classes(cfg, run)
     if told and not _on_disk(cfg):  # answers need no data set, only names
         names = told

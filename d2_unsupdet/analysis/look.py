@@ -121,7 +121,8 @@ def open_looker(
         raise UserError(f"There is no run or file '{source}'.")
     folder = Path(source) if Path(source).is_dir() else None
     label = Path(source).resolve().stem
-    cfg = load_config(str(folder / "config.yaml" if folder else source), overrides)
+    config = str(folder / "config.yaml" if folder else source)
+    cfg = load_config(config, overrides, allow_unsafe=allow_unsafe)
     if not _predicts(cfg) or (folder is not None and weights is None and is_export(folder)):
         if folder is None:
             raise UserError(f"{source} configures no detector: give the run's folder instead.")

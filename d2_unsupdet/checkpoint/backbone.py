@@ -181,7 +181,7 @@ def load_resnet(
         found = load_resnet(model, allow_unsafe=allow_unsafe) if model else None
         return FrozenResNet(found.architecture if found else RESNET50, seed=seed)
     if Path(source).is_dir() and not is_export(source):
-        return resnet_of(model_of_run(source), str(source))
+        return resnet_of(model_of_run(source, allow_unsafe=allow_unsafe), str(source))
     file = read_weights(located(source), allow_unsafe=allow_unsafe)
     state = bare_state(str(source), file.state)
     caffe = file.meta.get("__author__") == _ZOO
@@ -222,7 +222,7 @@ def first_architecture(sources: Iterable[str]) -> str | None:
     return next((source for source in sources if not source.startswith(RANDOM)), None)
 
 
-def model_of_run(folder: str | Path) -> nn.Module:
+def model_of_run(folder: str | Path, *, allow_unsafe: bool = False) -> nn.Module:
     """The whole model of a run on the CPU, with its newest weights (or their moving average).
 
     Which weights transfer, and what else they can show, is knowledge of the method's own class.
@@ -236,7 +236,7 @@ def model_of_run(folder: str | Path) -> nn.Module:
         raise UserError(f"'{folder}' is no folder of a run: it holds no config.yaml.")
     weights = newest_weights(folder)
     sets = ["train.init_checkpoint=", "train.device=cpu", "train.sync_bn=false"]
-    model = build_model(load_config(str(config), sets))
+    model = build_model(load_config(str(config), sets, allow_unsafe=allow_unsafe))
     model.load_state_dict(weights)
     return model.eval()
 

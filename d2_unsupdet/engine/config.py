@@ -1,8 +1,9 @@
 """Configs in Detectron2's lazy shape, with the checks it lacks.
 
-`.py` files are LazyConfigs. A run saves its resolved config as plain YAML, which loads safely and
-can be passed back as `--config-file`. A key, of a file or an override, must be one that a run knows
-or a parameter of the `_target_`; Detectron2 v0.6 would add anything else in silence.
+`.py` files are LazyConfigs. A run saves its resolved config as plain YAML, which can be passed back
+as `--config-file` and calls known parts only (`known_targets`). A key, of a file or an override,
+must be one that a run knows or a parameter of the `_target_`; Detectron2 v0.6 would add anything
+else in silence.
 """
 
 import inspect
@@ -20,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from d2_unsupdet.engine import hints
 from d2_unsupdet.engine.defaults import TRAIN
+from d2_unsupdet.engine.known_targets import check_known
 from d2_unsupdet.errors import UserError, nearest
 
 logger = logging.getLogger(__name__)
@@ -32,12 +34,15 @@ LINKS = {
 SECTIONS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 
 
-def load_config(path: str, overrides: Sequence[str] = ()) -> DictConfig:
+def load_config(
+    path: str, overrides: Sequence[str] = (), *, allow_unsafe: bool = False
+) -> DictConfig:
     """Load a `.py` LazyConfig, a saved `.yaml` of one, or a Detectron2 `.yaml`, then override.
 
     Args:
         path: the config file.
         overrides: `key=value` pairs; for Detectron2's YAML also its `KEY VALUE` form.
+        allow_unsafe: let a YAML file call anything; `.py` files and overrides always can.
     """
     file = Path(path)
     if not file.is_file():
@@ -50,7 +55,9 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> DictConfig:
             from d2_unsupdet.engine.yaml_config import lazy_from_yaml
 
             return lazy_from_yaml(path, overrides)
-        cfg = OmegaConf.create(plain, flags={"allow_objects": True})
+        if not allow_unsafe:
+            check_known(plain, f"Config file '{path}'")
+        cfg = _create(plain, file)
         _link(cfg)
     else:
         raise UserError(f"Config file '{path}' is neither .py nor .yaml.")
@@ -101,6 +108,16 @@ def _load_yaml(file: Path) -> dict:
     if not isinstance(plain, dict):
         raise UserError(f"Config file '{file}' holds no keys.")
     return plain
+
+
+def _create(plain: dict, file: Path) -> DictConfig:
+    try:
+        return OmegaConf.create(plain, flags={"allow_objects": True})
+    except (OmegaConfBaseException, RecursionError, ValueError) as error:
+        message = (str(error).strip().splitlines() or [""])[0]
+        raise UserError(
+            f"Config file '{file}' cannot be read: {type(error).__name__}: {message}."
+        ) from error
 
 
 def _link(cfg: DictConfig) -> None:

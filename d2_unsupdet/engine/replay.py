@@ -17,16 +17,24 @@ from d2_unsupdet.checkpoint.files import check_exists
 from d2_unsupdet.cli import run_tool
 from d2_unsupdet.data.plan import Position
 from d2_unsupdet.engine.build import build_model
+from d2_unsupdet.engine.known_targets import check_known
 from d2_unsupdet.engine.model_state import load_extra_state
 from d2_unsupdet.engine.schedule import to_iterations
 from d2_unsupdet.engine.trainer import AMP_DTYPES
 from d2_unsupdet.seeding import seed_everything
 
 
-def replay(path: Path) -> dict[str, float]:
-    """The losses of the captured step by name, and the norm of each gradient that is not finite."""
+def replay(path: Path, *, allow_unsafe: bool = False) -> dict[str, float]:
+    """The losses of the captured step by name, and the norm of each gradient that is not finite.
+
+    Args:
+        path: the capture.
+        allow_unsafe: let the config in it call anything.
+    """
     check_exists(path)
     capture = torch.load(path, map_location="cpu", weights_only=True)
+    if not allow_unsafe:
+        check_known(capture["config"], f"Capture '{path}'")
     cfg = OmegaConf.create(capture["config"], flags={"allow_objects": True})
     model = build_model(cfg)
     model.load_state_dict(capture["model"])
@@ -61,7 +69,9 @@ def replay(path: Path) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("capture", type=Path, help="capture_step*.pth of a run that stopped")
-    for name, value in replay(parser.parse_args().capture).items():
+    parser.add_argument("--allow-unsafe", action="store_true", help="run code that the file names")
+    args = parser.parse_args()
+    for name, value in replay(args.capture, allow_unsafe=args.allow_unsafe).items():
         print(f"{name}: {value}")
 
 

@@ -33,6 +33,7 @@ from d2_unsupdet.data import (
 from d2_unsupdet.data.siamese_boxes import SharedBoxes
 from d2_unsupdet.detectors.yaml_settings import ARCHITECTURES
 from d2_unsupdet.engine.defaults import TRAIN
+from d2_unsupdet.engine.known_targets import check_plain
 from d2_unsupdet.engine.model_checks import check_yaml_values
 from d2_unsupdet.engine.optim import parameter_groups
 from d2_unsupdet.engine.schedule import to_iterations
@@ -115,6 +116,8 @@ def lazy_from_yaml(path: str, overrides: Sequence[str]) -> DictConfig:
     except (KeyError, ValueError, AssertionError, yaml.YAMLError) as error:
         message = str(error.args[0] if error.args else error).replace("\n", " ")
         raise UserError(f"Config '{path}': {message}.") from error
+    # Its values become arguments of a lazy config: none may be a call of its own.
+    check_plain(cfg, f"Config '{path}'")
     lazy = to_lazy(cfg)
     if not _binds_class_count(path, cfg.MODEL.META_ARCHITECTURE, dict(upper), lower):
         lazy.model.num_classes = "auto"

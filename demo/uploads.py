@@ -88,9 +88,9 @@ def check(data: bytes, limits: Limits) -> str:
     except Image.DecompressionBombError:
         raise Refused(413, _too_many("far too many", limits)) from None
     except Exception:  # decoders raise nearly anything on hostile bytes
-        kind = begins_as(data)
-        if kind:
-            raise damaged(kind) from None
+        begun = begins_as(data)
+        if begun:
+            raise damaged(begun) from None
         raise Refused(
             415, "This is no image that is read here: choose a JPEG, PNG, WebP or BMP file."
         ) from None

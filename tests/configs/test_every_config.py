@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from d2_unsupdet.data import subsets
 from d2_unsupdet.data.catalog import split_names
 from d2_unsupdet.engine.config import load_config, resolve_class_count, scored_set, to_plain
+from d2_unsupdet.engine.known_targets import check_known
 from d2_unsupdet.engine.schedule import to_iterations
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -142,6 +143,18 @@ def test_every_run_saves_scores_and_refreshes_before_its_end():
         for period in filter(None, periods):
             steps = to_iterations(period, size=want.images, batch=want.batch)
             assert steps <= want.steps, (file, period)
+
+
+def test_every_recipe_saves_a_config_that_loads_again():
+    """What a run leaves calls only what a YAML file may."""
+    for file in sorted(set(FILES) - set(LATER)):
+        check_known(to_plain(load(file)), file)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", LATER)
+def test_every_small_recipe_saves_a_config_that_loads_again(file):
+    check_known(to_plain(load(file)), file)
 
 
 def test_no_two_recipes_write_into_one_folder():

@@ -17,6 +17,7 @@ import torch
 from detectron2.engine.hooks import PeriodicWriter
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter, get_event_storage
 
+from d2_unsupdet.analysis.runs import is_score
 from d2_unsupdet.errors import UserError
 
 logger = logging.getLogger("d2_unsupdet.train")
@@ -104,7 +105,8 @@ class WritersHook(PeriodicWriter):
 
     def after_step(self) -> None:
         storage = get_event_storage()
-        is_new = any(step == storage.iter for _, step in storage.latest().values())
+        # Not of just any scalar: Detectron2's heads leave some at every step.
+        is_new = any(s == storage.iter and is_score(n) for n, (_, s) in storage.latest().items())
         if is_new and (storage.iter + 1) % self._period:
             for writer in self._writers:
                 writer.write()

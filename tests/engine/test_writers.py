@@ -66,6 +66,7 @@ def test_an_evaluation_between_two_lines_is_written_at_once_and_once(tmp_path):
             if step in (3, 7, 8):  # what MetricsHook does at each period and at the end
                 scalars = {"total_loss": float(step), "lr": 0.1, "time": 0.5, "data_time": 0.1}
                 storage.put_scalars(**scalars, smoothing_hint=False)
+            storage.put_scalar("fast_rcnn/cls_accuracy", 0.5)  # as Detectron2 does at every step
             if step in (2, 5, 7):
                 storage.put_scalar("bbox/AP", 10.0 * step, smoothing_hint=False)
             hook.after_step()

@@ -42,7 +42,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--dry-run", action="store_true", help="commands, score and files; runs nothing"
     )
-    parser.add_argument("--docs", action="store_true", help=argparse.SUPPRESS)  # CONTRIBUTING.md has it
+    parser.add_argument("--docs", action="store_true", help=argparse.SUPPRESS)  # in CONTRIBUTING
     parser.add_argument("--weights", default="", metavar="FILE", help="the row's starting weights")
     parser.add_argument(
         "--pretrained", default="", metavar="FILE", help="instead of the row's pretraining"

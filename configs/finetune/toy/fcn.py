@@ -16,7 +16,7 @@ from ...common.train import train
 from ...quickstart.models import WIDTHS, resnet
 
 # The level with the least noise, as the unsupervised segmentation's toy recipe has it. Whole
-# images: at half their scale most shapes are smaller than a cell.
+# images: at half their scale many shapes are smaller than a cell.
 dataloader = semantic(
     "toy_sem_seg_train:level=easy",
     "toy_sem_seg_val:level=easy",

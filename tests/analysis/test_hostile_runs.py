@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import time
 from html.parser import HTMLParser
 
 import pytest
@@ -210,6 +211,7 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path):
     page = write_report([run], tmp_path / "report.html").read_text()
     assert SECRET not in page and '<figure class="shot"' not in page
     assert told.curves == told.summary == told.settings == {} and told.pictures == []
+    assert "A picture outside the run folder was left out: link.png." in told.notes
     assert sum("is a link to a file outside the run folder" in note for note in told.notes) == 7
     (best,) = told.files
     assert (best.path.name, best.state, best.size) == ("model_best.pth", "elsewhere", None)
@@ -297,7 +299,17 @@ def test_times_before_and_after_all_times(tmp_path):
         run = make_run(tmp_path / f"{number}")
         (run / "summary.json").unlink()
         os.utime(run / "metrics.json", (when, when))
-        assert "80" in build_page([read_run(run)])
+        told = read_run(run)
+        assert 0 <= told.logged <= time.time()
+        assert "80" in build_page([told])
+
+
+def test_times_whose_sum_is_endless(tmp_path):
+    for number in range(2):
+        run = make_run(tmp_path / f"{number}")
+        (run / "summary.json").write_text('{"seconds": 1.7e308}')
+    page = build_page(read_runs([tmp_path / "0", tmp_path / "1"]))
+    assert "0" * 50 not in page
 
 
 def test_config_of_a_bomb_is_shown_but_not_built(tmp_path):

@@ -289,7 +289,7 @@ function drawStrip(list, images) {
   list.replaceChildren(
     ...images.map(({ index, name, similarity, same }) => {
       const picture = make("img", { src: `/thumbnail/${index}`, alt: "", loading: "lazy", width: 128, height: 128 });
-      const caption = similarity === undefined ? [] : [make("span", {}, make("b", {}, name), make("em", {}, same ? "the same image" : similarity.toFixed(2)))];
+      const caption = similarity === undefined ? [] : [make("span", {}, make("b", {}, name), make("em", {}, same ? "same" : similarity.toFixed(2)))];
       const button = make("button", { type: "button" }, picture, ...caption);
       const like = similarity === undefined ? "" : same ? ", the same image" : `, similarity ${similarity.toFixed(2)}`;
       button.setAttribute("aria-label", `Look at ${name ?? `image ${index + 1}`}${like}`);

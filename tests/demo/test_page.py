@@ -76,7 +76,9 @@ def test_good_and_bad_uploads(open_page, photos, tmp_path):
     assert page.evaluate(f"{TROUBLE}.hidden && {TROUBLE}.textContent === ''")
     assert text(page, "#size") == "80 × 60" and page.evaluate("image.naturalWidth") == 80
     assert count(page, "#neighbours img") == 5 and "photo_1.png" in text(page, "#neighbours li")
-    assert text(page, "#neighbours").count("the same image") == 1
+    assert text(page, "#neighbours").count("same") == 1
+    label = page.evaluate("document.querySelector('#neighbours button').ariaLabel")
+    assert label == "Look at photo_1.png, the same image"
     # random weights are sure of nothing: the page says so and offers a way on
     assert "No box scores that high" in text(page, "#none") and count(page, ".box") == 0
     page.click("#lower")

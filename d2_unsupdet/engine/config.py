@@ -102,7 +102,7 @@ def _load_python(file: Path) -> DictConfig:
 def _load_yaml(file: Path) -> dict:
     try:
         plain = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError, UnicodeDecodeError) as error:
         where = str(error).replace("\n", " ")
         raise UserError(f"Config file '{file}' is not plain YAML: {where}.") from error
     if not isinstance(plain, dict):

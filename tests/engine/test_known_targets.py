@@ -194,6 +194,14 @@ def test_own_code_runs_where_the_user_says_so(tmp_path, monkeypatch):
             check_known({"_target_": name}, "It")
 
 
+@pytest.mark.parametrize("content", [b"a: " + b"[" * 5000, b"a: \xff"])
+def test_a_file_that_is_no_text_or_too_deep_is_a_sentence(tmp_path, content):
+    path = tmp_path / "config.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="is not plain YAML"):
+        load_config(str(path))
+
+
 def test_a_name_that_is_none_keeps_its_hint(tmp_path):
     path = write(tmp_path, PLAIN | {"model": {"_target_": "torch.nn.Linaer"}})
     with pytest.raises(UserError, match=r"model\._target_='torch.nn.Linaer' cannot be imported"):

@@ -1,5 +1,6 @@
 """Files that were made to break or to slow down their reader are refused, and quickly."""
 
+import json
 import os
 import signal
 from contextlib import contextmanager
@@ -78,10 +79,13 @@ def test_plain_yaml_is_read_and_aliases_are_followed():
     }
 
 
-HOSTILE_JSON = ["[" * 100_000, '{"a":' * 70 + "1" + "}" * 70, "{", "9" * 5000, ""]
+LONG_NAMES = json.dumps({"k" * 100_000: dict.fromkeys(map(str, range(1000)))})  # joined: 100 MB
+HOSTILE_JSON = [LONG_NAMES, "[" * 100_000, '{"a":' * 70 + "1" + "}" * 70, "{", "9" * 5000, ""]
 
 
-@pytest.mark.parametrize("text", HOSTILE_JSON, ids=["deep", "70 levels", "cut", "digits", "empty"])
+@pytest.mark.parametrize(
+    "text", HOSTILE_JSON, ids=["names", "deep", "70 levels", "cut", "digits", "empty"]
+)
 def test_hostile_json_is_refused(text):
     with within(10), pytest.raises(Unreadable):
         parse_json(text)

@@ -118,7 +118,8 @@ class Page:
     def open(self, url: str) -> None:
         """Go there and wait until everything is loaded."""
         self._loaded = False
-        self.ask("Page.navigate", url=url)
+        if "loaderId" not in self.ask("Page.navigate", url=url):
+            return  # another place of the page that is open
         end = time.monotonic() + PATIENCE
         while not self._loaded:
             self._next(end - time.monotonic())

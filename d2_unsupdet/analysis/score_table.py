@@ -150,7 +150,7 @@ def _cell(
         parts.append(delta(mean - reference, digits=digits, noise=both))
     printed = setting.paper(column)
     if printed is not None:
-        parts.append(f'<span class="paper">paper {printed:.{digits}f}</span>')
+        parts.append(f'<span class="paper">ref. {printed:.{digits}f}</span>')
     kind = ' class="best"' if is_best else ""
     known = f'data-value="{mean!r}" data-noise="{"" if noise is None else noise}"'
     known += f' data-digits="{digits}"'
@@ -185,5 +185,5 @@ def _key(scored: Sequence[Setting], *, several: bool) -> str:
             "unknown."
         )
     if any(run.paper_values for setting in scored for run in setting.runs):
-        sentences.append("“paper”: the number that the paper prints, at its full size and length.")
+        sentences.append("“ref.”: the number of the paper or run that is named under the setting.")
     return f'<p class="dim key-text">{" ".join(sentences)}</p>' if sentences else ""

@@ -54,7 +54,7 @@ def _figure(title: str, column: str, rivals: Sequence[Setting], digits: int) -> 
     if any(len(setting.scores(column)) > 1 for setting in rows):
         notes.append("Dot: a run; bar: the mean over seeds.")
     if printed:
-        notes.append("Diamond: the number that the paper prints.")
+        notes.append("Diamond: the reference number, of a paper or an earlier run.")
     note = f'<p class="dim">{" ".join(notes)}</p>' if notes else ""
     return (
         f'<figure class="panel"><figcaption>{escape(title)}</figcaption>'
@@ -74,7 +74,7 @@ def _row(setting: Setting, column: str, scale: _Scale, grid: str, digits: int) -
     if paper is not None:
         diamond = '<path class="diamond" d="M0-7 7 0 0 7-7 0z"/>'
         marks += f'<svg class="mark" x="{scale(paper)}" y="50%">{diamond}</svg>'
-        said = f'<small class="paper">paper {paper:.{digits}f}</small>'
+        said = f'<small class="paper">ref. {paper:.{digits}f}</small>'
     return (
         f'<li data-s="{setting.number}"><span class="who">{key_line(setting.number)}'
         f"<span>{tables.breakable(setting.name)}</span></span>"

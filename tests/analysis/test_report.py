@@ -316,7 +316,7 @@ def test_the_paper_stands_beside_ours(runs):
     (runs[1] / "paper.json").write_text(json.dumps(paper))
     page = build_page(read_runs(runs))
     cells = re.findall(r'<tr><th [^>]*data-value="ours">.*?</tr>', scores_of(page))[0]
-    assert "P, Table 3, 10 %" in cells and cells.count("paper 58.5") == 1
+    assert "P, Table 3, 10 %" in cells and cells.count("ref. 58.5") == 1
     (runs[1] / "paper.json").write_text("[")
     assert "paper.json is not a JSON object" in build_page(read_runs(runs))
 

@@ -264,7 +264,7 @@ def test_a_detector_killed_at_a_random_moment_ends_in_the_same_bits(
     finish(start(config, *options(whole)))
     moment = random.randint(2, 9)
     print(f"killed after {moment} lines")
-    kill_when(start(FINETUNE, "--resume", *options(killed)), lambda: steps_logged(killed) >= moment)
+    kill_when(start(config, "--resume", *options(killed)), lambda: steps_logged(killed) >= moment)
     finish(start(config, "--resume", *options(killed)))
     assert digest(killed) == digest(whole)
     scores = [json.loads((o / "summary.json").read_text())["result"] for o in (whole, killed)]

@@ -1,4 +1,4 @@
-"""Category ids from 0, from 1 and with holes: one training, one answer, the ids of the file back."""
+"""Category ids from 0, from 1 and with holes: one training, one answer, the file's ids back."""
 
 import json
 from pathlib import Path

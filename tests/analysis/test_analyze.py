@@ -63,7 +63,7 @@ class Brightness(torch.nn.Module):
 
 
 def test_categories_of_runs(tool, weights, tmp_path, monkeypatch):
-    monkeypatch.setattr(tool, "model_of_run", lambda folder: Brightness())
+    monkeypatch.setattr(tool, "model_of_run", lambda folder, allow_unsafe: Brightness())
     run = tmp_path / "run"
     run.mkdir()
     tool.main(["categories", f"one={run}", f"two={run}", *DATA, "--out", str(tmp_path)])

@@ -140,7 +140,7 @@ def test_training_is_one_wait_for_the_matching(name, monkeypatch):
     images, targets = model.preprocess(batch), model.targets(batch)
     waits = Waits()
     # lists of the host, and torchvision's own wait
-    hosts = [(criterion, "flat_index"), (proposals, "batched_nms")]
+    hosts = [(criterion, "flat_index"), (proposals, "grouped_nms")]
     transfers = watch_transfers(monkeypatch, waits, hosts)
     with use_implementation("reference"), waits:
         encoded = model.encode(model.features(images))

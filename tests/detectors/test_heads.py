@@ -124,6 +124,7 @@ def test_multi_layer_perceptron_has_relu_between_and_none_behind():
     x = torch.randn(7, 3)
     by_hand = nn.Sequential(mlp.layers[0], nn.ReLU(), mlp.layers[1], nn.ReLU(), mlp.layers[2])
     torch.testing.assert_close(mlp(x), by_hand(x))
+    nn.init.constant_(mlp.layers[2].bias, -9.0)
     assert (mlp(x) < 0).any()
 
 

@@ -22,10 +22,10 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone, installed or not
 
-from d2_unsupdet.cli import Parser, positive, run_tool  # noqa: E402
-from d2_unsupdet.data import get_dataset  # noqa: E402
-from d2_unsupdet.data.scenes import CLASSES  # noqa: E402
-from d2_unsupdet.errors import UserError  # noqa: E402
+from d2_unsupdet.cli import Parser, positive, run_tool
+from d2_unsupdet.data import get_dataset
+from d2_unsupdet.data.scenes import CLASSES
+from d2_unsupdet.errors import UserError
 
 
 def make(root: Path, *, unlabeled: int, train: int, val: int) -> None:

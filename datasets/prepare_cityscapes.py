@@ -10,9 +10,9 @@ import cv2
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone, installed or not
 
-from d2_unsupdet.cli import Parser, run_tool  # noqa: E402
-from d2_unsupdet.data.images import read_label_map  # noqa: E402
-from d2_unsupdet.data.readers.cityscapes import train_ids  # noqa: E402
+from d2_unsupdet.cli import Parser, run_tool
+from d2_unsupdet.data.images import read_label_map
+from d2_unsupdet.data.readers.cityscapes import train_ids
 
 
 def prepare(root: Path) -> int:

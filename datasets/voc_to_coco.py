@@ -14,9 +14,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone, installed or not
 
-from d2_unsupdet.cli import Parser, run_tool  # noqa: E402
-from d2_unsupdet.data.readers.voc import VocFolder, read_voc, voc_classes  # noqa: E402
-from d2_unsupdet.errors import UserError  # noqa: E402
+from d2_unsupdet.cli import Parser, run_tool
+from d2_unsupdet.data.readers.voc import VocFolder, read_voc, voc_classes
+from d2_unsupdet.errors import UserError
 
 
 def convert(root: Path, split: str, classes: tuple[str, ...] | None = None) -> dict:

@@ -19,10 +19,10 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone, installed or not
 
-from d2_unsupdet.cli import Parser, run_tool  # noqa: E402
-from d2_unsupdet.data.images import image_size  # noqa: E402
-from d2_unsupdet.data.readers import read_folder  # noqa: E402
-from d2_unsupdet.errors import UserError  # noqa: E402
+from d2_unsupdet.cli import Parser, run_tool
+from d2_unsupdet.data.images import image_size
+from d2_unsupdet.data.readers import read_folder
+from d2_unsupdet.errors import UserError
 
 SPLITS = ("train", "val", "test")
 SLACK = 1.5  # centres near a border and rounding pass 1, pixels pass this

@@ -214,7 +214,7 @@ def _read_pickled(path: Path, allow_unsafe: bool) -> Any:
             return restricted_load(file)
     except RefusedGlobal:
         raise
-    except Exception as error:  # noqa: BLE001 (a hostile file chooses what it raises)
+    except Exception as error:  # a hostile file chooses what it raises
         log.debug("%s: %s", path, error)  # PyTorch's own words are advice to programmers
         raise UserError(f"{path} is not a file of weights: {_why_not(head)}.") from None
 

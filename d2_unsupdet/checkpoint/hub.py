@@ -43,7 +43,7 @@ def fetch(text: str) -> Path:
 
     try:
         folder = snapshot_download(name, revision=revision, allow_patterns=list(FILES))
-    except Exception as error:  # noqa: BLE001 (its own errors, those of its HTTP client, the disk's)
+    except Exception as error:  # its own errors, those of its HTTP client, the disk's
         raise UserError(_sentence(text, name, revision, error)) from error
     log.info("%s is in %s", text, folder)
     return Path(str(folder))

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
 from d2_unsupdet.detectors import DETR
-from d2_unsupdet.engine.model_state import extra_state, load_extra_state
+from d2_unsupdet.engine.model_state import extra_state, load_extra_state, modes_kept
 from d2_unsupdet.metrics import metrics_apart
 from d2_unsupdet.seeding import derive_seed, seeded
 
@@ -43,31 +43,30 @@ def image_losses(model: nn.Module, sample: dict[str, Any], *, place: int) -> dic
         path, _, name = key.rpartition(".")
         delattr(model.get_submodule(path), name)
     load_extra_state(model, extra)
-    return {name: float(value) for name, value in losses.items()}
+    values = torch.stack([value.double() for value in losses.values()]).tolist()  # one wait
+    return dict(zip(losses, values, strict=True))
 
 
 @contextmanager
 def judging(model: nn.Module) -> Iterator[None]:
     """Inside the block the model computes losses and learns nothing from it."""
-    modes = [(module, module.training) for module in model.modules()]
     # The losses that count over all processes; only the first one judges.
     counting: list[Any] = [module for module in model.modules() if hasattr(module, "alone")]
-    model.eval()
-    # A DETR asks its own mode only, its parts' mode is about dropout and denoising.
-    parts = [model] if isinstance(model, DETR) else list(model.modules())
-    for part in parts:
-        part.training = not isinstance(part, AS_IN_EVALUATION)
-    for module in counting:
-        module.alone = True
-    try:
-        # Detectron2's heads count their samples in the event storage.
-        with torch.no_grad(), metrics_apart(), EventStorage(1):
-            yield
-    finally:
+    with modes_kept(model):
+        model.eval()
+        # A DETR asks its own mode only, its parts' mode is about dropout and denoising.
+        parts = [model] if isinstance(model, DETR) else list(model.modules())
+        for part in parts:
+            part.training = not isinstance(part, AS_IN_EVALUATION)
         for module in counting:
-            module.alone = False
-        for module, training in modes:
-            module.training = training
+            module.alone = True
+        try:
+            # Detectron2's heads count their samples in the event storage.
+            with torch.no_grad(), metrics_apart(), EventStorage(1):
+                yield
+        finally:
+            for module in counting:
+                module.alone = False
 
 
 def told(losses: dict[str, float], most: int = 3) -> str:

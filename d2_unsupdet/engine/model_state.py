@@ -32,6 +32,17 @@ def load_extra_state(model: nn.Module, state: dict[str, Any]) -> None:
 
 
 @contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Training or evaluation of every part as before, whatever happens in the block."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
 def batches_uncounted(model: nn.Module) -> Iterator[None]:
     """Batch norm's counters as they were, after forwards that are not training."""
     counters = [b for name, b in model.named_buffers() if name.endswith("num_batches_tracked")]

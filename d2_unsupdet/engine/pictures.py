@@ -20,6 +20,7 @@ from d2_unsupdet.engine.answer_pictures import AnswerPictures
 from d2_unsupdet.engine.gallery import Drawn, Gallery
 from d2_unsupdet.engine.hooks import PeriodicHook, averaged
 from d2_unsupdet.engine.insight_pictures import InsightPictures
+from d2_unsupdet.engine.model_state import modes_kept
 from d2_unsupdet.engine.refresh import PriorRefreshHook
 from d2_unsupdet.engine.trainer import unwrap
 from d2_unsupdet.engine.whole_images import short_names
@@ -179,11 +180,6 @@ def _boxes(samples: dict[str, dict[str, Any]]) -> Iterator[Drawn]:
 @contextmanager
 def looking(model: nn.Module) -> Iterator[None]:
     """The model in evaluation; afterwards modes, metrics and random numbers as before."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad(), seeded("pictures"), metrics_apart():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    with modes_kept(model), torch.no_grad(), seeded("pictures"), metrics_apart():
+        model.eval()
+        yield

@@ -48,7 +48,7 @@ def run_array(executor: Any, task: Callable[[int], Any], tasks: int) -> None:
     for job in jobs:
         try:
             job.result()
-        except Exception as error:  # noqa: BLE001 (whatever ended the task on another machine)
+        except Exception as error:  # whatever ended the task on another machine
             failed += 1
             log.warning("Job %s failed: %s", job.job_id, str(error).strip().splitlines()[-1:])
     if failed == tasks:

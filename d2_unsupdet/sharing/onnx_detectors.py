@@ -4,6 +4,7 @@ One picture at a time on a canvas of fixed size: it stands in the upper left cor
 how much of the canvas it is. The rest is padding, as in a batch of training.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,7 @@ from d2_unsupdet.errors import UserError
 Answer = tuple[Tensor, Tensor, Tensor]
 
 
-class OnCanvas(nn.Module):
+class OnCanvas(nn.Module, ABC):
     """What is common: a uint8 picture (3, H, W) on the canvas becomes boxes, scores and labels.
 
     Args:
@@ -39,9 +40,9 @@ class OnCanvas(nn.Module):
         limit = torch.stack([size[1], size[0], size[1], size[0]]).to(boxes.dtype)
         return torch.minimum(boxes.clamp(min=0), limit), scores, labels
 
+    @abstractmethod
     def detect(self, pixels: Tensor, mask: Tensor, size: Tensor) -> Answer:
         """Of normalised pixels (1, 3, H, W), True on padding (1, H, W)."""
-        raise NotImplementedError
 
 
 class DetrOnCanvas(OnCanvas):

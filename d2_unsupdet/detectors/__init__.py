@@ -21,6 +21,7 @@ from d2_unsupdet.detectors.detr import (
 )
 from d2_unsupdet.detectors.encoder import DeformableEncoder, DenseEncoder
 from d2_unsupdet.detectors.fcn import DilatedFCNHead
+from d2_unsupdet.detectors.federated import FederatedClasses
 from d2_unsupdet.detectors.heads import Heads
 from d2_unsupdet.detectors.matching import HungarianAssigner
 from d2_unsupdet.detectors.neck import Neck
@@ -48,6 +49,7 @@ __all__ = [
     "DenseEncoder",
     "DetrResNet",
     "DilatedFCNHead",
+    "FederatedClasses",
     "FocalLoss",
     "Heads",
     "HungarianAssigner",

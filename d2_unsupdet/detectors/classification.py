@@ -32,7 +32,7 @@ class FocalLoss(nn.Module):
         count: Tensor,
         ignored: Tensor | None = None,
     ) -> Tensor:
-        """(D, B, N, K) to (D,); `ignored` (B, N) are no negatives either."""
+        """(D, B, N, K) to (D,); `ignored`, spread to (B, N, K), has no say."""
         logits = full_precision(logits)
         # A query with two targets has one class: that written last (on a GPU, any one of them).
         wanted = torch.full(logits.shape[:-1], -1, device=logits.device)
@@ -41,7 +41,7 @@ class FocalLoss(nn.Module):
         goal = (wanted[..., None] == classes).to(logits.dtype)
         loss = sigmoid_focal_loss(logits, goal, self.alpha, self.gamma)
         if ignored is not None:
-            loss = loss.masked_fill(ignored[..., None], 0)
+            loss = loss.masked_fill(ignored, 0)
         return loss.flatten(1).sum(1) / count
 
 
@@ -66,6 +66,7 @@ class SoftmaxLoss(nn.Module):
         count: Tensor,
         ignored: Tensor | None = None,
     ) -> Tensor:
+        """(D, B, N, K + 1) to (D,); queries that are `ignored` (B, N, 1) have no say."""
         logits = full_precision(logits)
         layers, last = logits.shape[0], logits.shape[-1] - 1
         goal = torch.full(logits.shape[:-1], last, device=logits.device)
@@ -74,7 +75,7 @@ class SoftmaxLoss(nn.Module):
         weight[last] = self.no_object
         importance = weight[goal]
         if ignored is not None:
-            importance = importance.masked_fill(ignored, 0)
+            importance = importance.masked_fill(ignored.squeeze(-1), 0)
         loss = F.cross_entropy(logits.flatten(0, 2), goal.flatten(), reduction="none")
         loss = loss.view(layers, -1) * importance.view(layers, -1)
         return loss.sum(1) / importance.view(layers, -1).sum(1)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from d2_unsupdet.detectors.assigning import Assigner, Stage, assign
 from d2_unsupdet.detectors.boxes import full_precision, paired_giou, to_xyxy
 from d2_unsupdet.detectors.classification import FocalLoss, SoftmaxLoss
+from d2_unsupdet.detectors.federated import FederatedClasses
 from d2_unsupdet.detectors.matching import HungarianAssigner
 from d2_unsupdet.detectors.structures import (
     Decoded,
@@ -40,6 +41,7 @@ class Criterion(nn.Module):
         auxiliary: train every decoder layer, not only the last.
         ignore_padding: tokens of the padding are no negatives of the encoder stage. In the
             originals they are, so that the loss of an image depends on its neighbours' size.
+        federated: which classes have a say in a step; None takes all. With a focal loss alone.
         denoising_count: denoising losses are divided by the targets of this rank ("local", as the
             original) or by their mean over the ranks, as all other losses ("ranks").
     """
@@ -53,6 +55,7 @@ class Criterion(nn.Module):
         weights: Mapping[str, float],
         auxiliary: bool = True,
         ignore_padding: bool = True,
+        federated: FederatedClasses | None = None,
         denoising_count: Literal["local", "ranks"] = "local",
     ) -> None:
         super().__init__()
@@ -64,6 +67,12 @@ class Criterion(nn.Module):
         if encoder_assigner is None:
             encoder_assigner = assigner if focal else HungarianAssigner()
         self.encoder_assigner = encoder_assigner
+        if federated is not None and not focal:
+            raise UserError(
+                "model.criterion.federated leaves classes out one by one, which a softmax cannot; "
+                "set it to null, or take FocalLoss."
+            )
+        self.federated = federated
         self.weights = dict(weights)
         self.auxiliary, self.ignore_padding = auxiliary, ignore_padding
         self.denoising_count = denoising_count
@@ -80,28 +89,39 @@ class Criterion(nn.Module):
     ) -> tuple[Losses, Matches]:
         """Weighted losses by name, and the assignment they came from."""
         count = average_count(targets, decoded.boxes, alone=self.alone)
+        silent = self._silent(decoded, targets)
         stages = [(self.assigner, self._decoder_stage(decoded, targets, allowed))]
         if encoded.proposals is not None:
             stages.append((self.encoder_assigner, self._encoder_stage(encoded, targets)))
         matched = assign(stages)
         pairs = _pairs(stages[0][1], matched[0])
-        losses = self._stage(stages[0][1], pairs, self.classification, count)
+        losses = self._stage(stages[0][1], pairs, self.classification, count, silent)
         result = self._named(losses, "")
         self._log(stages[0][1], pairs, sum(map(len, matched[0][-1].queries)))
         if encoded.proposals is not None:
             pairs = _pairs(stages[1][1], matched[1])
-            losses = self._stage(stages[1][1], pairs, self.objectness, count)
+            padding = encoded.mask[..., None] if self.ignore_padding else None
+            losses = self._stage(stages[1][1], pairs, self.objectness, count, padding)
             result |= self._named(losses, "_enc")
         if denoising is not None and decoded.denoising is not None:
             if self.denoising_count == "local":
                 count = to_device([max(1.0, sum(map(len, targets)))], count.device)
-            result |= self._named(self._denoising(decoded.denoising, denoising, count), "_dn")
+            result |= self._named(
+                self._denoising(decoded.denoising, denoising, count, silent), "_dn"
+            )
         layers = matched[0] if self.auxiliary else matched[0] * len(decoded.boxes)
         return result, Matches(layers, matched[1][0] if len(matched) > 1 else None)
 
     @property
     def _layers(self) -> slice:
         return slice(None) if self.auxiliary else slice(-1, None)
+
+    def _silent(self, decoded: Decoded, targets: Sequence[Target]) -> Tensor | None:
+        """Classes that are no negatives in this step; a loss that is only looked at counts all."""
+        if self.federated is None or self.alone:
+            return None
+        labels = torch.cat([t.labels for t in targets])
+        return ~self.federated(labels, decoded.logits.shape[-1])
 
     def _decoder_stage(
         self, decoded: Decoded, targets: Sequence[Target], allowed: Tensor | None
@@ -130,16 +150,23 @@ class Criterion(nn.Module):
         return Stage(found.logits[None], found.boxes[None], found.anchors, objects, blocked)
 
     def _stage(
-        self, stage: Stage, pairs: Pairs, classification: nn.Module, count: Tensor
+        self,
+        stage: Stage,
+        pairs: Pairs,
+        classification: nn.Module,
+        count: Tensor,
+        ignored: Tensor | None,
     ) -> Losses:
         """Each loss as a vector (D,)."""
         layer, image, query, labels, goal = pairs
         return {
-            "ce": classification(stage.logits, (layer, image, query), labels, count, stage.blocked),
+            "ce": classification(stage.logits, (layer, image, query), labels, count, ignored),
             **_box_losses(stage.boxes[layer, image, query], goal, layer, len(stage.boxes), count),
         }
 
-    def _denoising(self, decoded: Decoded, noised: DenoisingQueries, count: Tensor) -> Losses:
+    def _denoising(
+        self, decoded: Decoded, noised: DenoisingQueries, count: Tensor, silent: Tensor | None
+    ) -> Losses:
         """No matching: each slot knows its target. Slots without one are not counted."""
         logits = decoded.logits[self._layers, noised.image, noised.slot]  # (D, t, K)
         boxes = decoded.boxes[self._layers, noised.image, noised.slot]
@@ -149,7 +176,9 @@ class Criterion(nn.Module):
         index = (layer, torch.zeros_like(layer), slot)
         count = count * noised.groups
         return {
-            "ce": self.classification(logits[:, None], index, noised.labels.repeat(layers), count),
+            "ce": self.classification(
+                logits[:, None], index, noised.labels.repeat(layers), count, silent
+            ),
             **_box_losses(
                 boxes.flatten(0, 1), noised.boxes.repeat(layers, 1), layer, layers, count
             ),

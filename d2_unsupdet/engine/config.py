@@ -340,13 +340,14 @@ def scored_set(cfg: DictConfig) -> DictConfig | None:
 
 def is_box_pretext(model: DictConfig) -> bool:
     """Whether `model` pretrains a detector, whose classes no data set tells."""
-    return hasattr(_target(model), "export") and "detector" in model
+    return hasattr(target_of(model), "export") and "detector" in model
 
 
 def _free_count(node: DictConfig) -> bool:
-    return bool(getattr(_target(node), "free_class_count", False))
+    return bool(getattr(target_of(node), "free_class_count", False))
 
 
-def _target(node: DictConfig) -> Any:
+def target_of(node: DictConfig) -> Any:
+    """What the node calls, None for a node that calls nothing."""
     target = node.get("_target_")
     return locate(target) if isinstance(target, str) else target

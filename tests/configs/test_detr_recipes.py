@@ -245,3 +245,9 @@ def test_lvis_counts_300_detections():
     cfg = load("lvis/deta_r50_24ep")
     assert cfg.model.postprocess.detections == 300
     assert cfg.dataloader.test.dataset.names == "lvis_v1_val"
+
+
+@pytest.mark.parametrize("recipe", ["deta_r50_24ep", "deta_r50_hungarian_24ep"])
+def test_lvis_has_a_federated_loss(recipe):
+    federated = to_plain(load(f"lvis/{recipe}").model.criterion.federated)
+    assert federated == {"_target_": "d2_unsupdet.detectors.federated.FederatedClasses"}

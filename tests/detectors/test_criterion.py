@@ -181,7 +181,7 @@ def test_softmax_loss_is_torchs_and_leaves_out_what_is_ignored():
     expected = F.cross_entropy(logits[0].flatten(0, 1), goal.flatten(), weight)
     torch.testing.assert_close(loss(logits, index, labels, count)[0], expected)
     expected = F.cross_entropy(logits[0][~ignored], goal[~ignored], weight)
-    torch.testing.assert_close(loss(logits, index, labels, count, ignored)[0], expected)
+    torch.testing.assert_close(loss(logits, index, labels, count, ignored[..., None])[0], expected)
 
 
 @pytest.mark.parametrize("ignore_padding", [True, False])

@@ -7,6 +7,7 @@ model of its own config.
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from d2_unsupdet import __version__
-from d2_unsupdet.analysis.runs import Run, flatten, read_run
+from d2_unsupdet.analysis.runs import Run, read_run
 from d2_unsupdet.checkpoint.checkpointer import BEST, FINAL, BrokenCheckpoint, Entry, verify
 from d2_unsupdet.checkpoint.convert import parameter_count
 from d2_unsupdet.checkpoint.export import write_weights
@@ -128,15 +129,21 @@ def own_places(cfg: DictConfig) -> list[str]:
     A relative path is one if it leads to something from here or from the data's root; the folder of
     results is everybody's own.
     """
-    values = flatten(to_plain(cfg), separator=".")
     output = str(cfg.train.output_dir)
     return [
         f"{key}={value}"
-        for key, value in values.items()
-        if isinstance(value, str)
-        and not value.startswith(output)
-        and any(map(_is_place, _pieces(value)))
+        for key, value in _texts(to_plain(cfg))
+        if not value.startswith(output) and any(map(_is_place, _pieces(value)))
     ]
+
+
+def _texts(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every text of nested dicts and lists with its dotted key."""
+    if isinstance(node, str):
+        yield key, node
+    elif isinstance(node, (dict, list)):
+        for name, value in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from _texts(value, f"{key}.{name}" if key else str(name))
 
 
 def _is_place(piece: str) -> bool:

@@ -189,6 +189,15 @@ def test_paths_of_this_machine_are_named(run, tmp_path):
     assert "secret" not in (done.folder / "manifest.json").read_text()
 
 
+def test_paths_in_a_list_are_named_too(run, tmp_path):
+    copy, secret = copied(run, tmp_path), "coco:/home/me/val.json@/home/me/images"
+    cfg = load_config(str(copy / "config.yaml"))
+    known = cfg.dataloader.train.dataset.names
+    cfg.dataloader.train.dataset.names = [known, secret]
+    (copy / "config.yaml").write_text(dump_config(cfg))
+    assert f"dataloader.train.dataset.names.1={secret}" in publish(copy, tmp_path / "shared").paths
+
+
 def test_relative_paths_are_too(run, tmp_path, monkeypatch):
     copy = copied(run, tmp_path)
     monkeypatch.chdir(tmp_path)

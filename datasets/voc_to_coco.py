@@ -15,6 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone, installed or not
 
 from d2_unsupdet.cli import Parser, run_tool
+from d2_unsupdet.data.readers.common import read_names
 from d2_unsupdet.data.readers.voc import VocFolder, read_voc, voc_classes
 from d2_unsupdet.errors import UserError
 
@@ -59,8 +60,7 @@ def main() -> None:
             raise UserError(f"{place} does not exist.")
     classes = None
     if options.classes:
-        lines = options.classes.read_text().splitlines()
-        classes = tuple(line.strip() for line in lines if line.strip())
+        classes = tuple(read_names(options.classes))
     content = convert(options.root, options.split, classes)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(content))

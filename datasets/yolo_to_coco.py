@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone
 from d2_unsupdet.cli import Parser, run_tool
 from d2_unsupdet.data.images import image_size
 from d2_unsupdet.data.readers import read_folder
+from d2_unsupdet.data.readers.common import count_text, read_names, read_text
 from d2_unsupdet.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -33,7 +34,7 @@ def convert(images: Path, labels: Path, classes: Mapping[int, str]) -> dict:
     for folder in (images, labels):
         if not folder.is_dir():
             raise UserError(f"There is no folder {folder}.")
-    listed, annotations, read, missing, empty = [], [], set(), [], 0
+    listed, annotations, read, missing, flat, empty = [], [], set(), [], [], 0
     for number, record in enumerate(read_folder(images), start=1):
         width, height = image_size(record["file_name"])
         file_name = record["image_id"]
@@ -43,11 +44,17 @@ def convert(images: Path, labels: Path, classes: Mapping[int, str]) -> dict:
             missing.append(file_name)
             continue
         read.add(text)
-        lines = [line for line in text.read_text().splitlines() if line.strip()]
-        empty += not lines
-        for line in lines:
-            found = parse_line(line, width, height, classes, text)
-            annotations.append({"id": len(annotations) + 1, "image_id": number, **found})
+        lines = read_text(text).splitlines()
+        empty += not any(map(str.strip, lines))
+        for place, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            where = f"Line {place} of {text}"
+            found = parse_line(line, width, height, classes, where)
+            if min(found["bbox"][2:]) > 0:
+                annotations.append({"id": len(annotations) + 1, "image_id": number, **found})
+            else:
+                flat.append(where)
     _check_pairs(images, labels, read)
     if missing:
         print(
@@ -56,6 +63,8 @@ def convert(images: Path, labels: Path, classes: Mapping[int, str]) -> dict:
         )
     if empty:
         print(f"{empty} of {len(listed)} images have an empty label file")
+    if flat:
+        print(f"{count_text(len(flat), 'box')} without area left out: {flat[0]} for one")
     categories = [{"id": k, "name": name} for k, name in sorted(classes.items())]
     return {"info": {}, "images": listed, "categories": categories, "annotations": annotations}
 
@@ -73,14 +82,14 @@ def _check_pairs(images: Path, labels: Path, read: set[Path]) -> None:
         print(f"{len(spare)} label files of {labels} belong to no image, {name} for one")
 
 
-def parse_line(
-    line: str, width: int, height: int, classes: Mapping[int, str], source: Path
-) -> dict:
-    """One object in pixels."""
+def parse_line(line: str, width: int, height: int, classes: Mapping[int, str], source: str) -> dict:
+    """One object in pixels; `source` says where the line stands."""
     try:
         label, *values = int(line.split()[0]), *map(float, line.split()[1:])
     except ValueError:
-        raise UserError(f"{source} holds a line that is not numbers: {line!r}.") from None
+        raise UserError(
+            f"{source} is not numbers: {line!r}; write <class> <cx> <cy> <w> <h>, or delete it."
+        ) from None
     if label not in classes:
         known = ", ".join(map(str, sorted(classes)))
         raise UserError(f"{source} holds class {label}, but the named classes are {known}.")
@@ -92,8 +101,8 @@ def parse_line(
         return _object(label, box, box[2] * box[3])
     if len(values) < 6 or len(values) % 2:
         raise UserError(
-            f"{source} holds a line of {len(values)} numbers after the class: 4 are a box, an even "
-            "number from 6 is an outline; scores of predictions do not belong here."
+            f"{source} has {len(values)} numbers after the class: 4 are a box, an even number "
+            "from 6 is an outline; scores of predictions do not belong here."
         )
     xs, ys = [v * width for v in values[::2]], [v * height for v in values[1::2]]
     box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
@@ -112,9 +121,7 @@ def read_classes(path: Path) -> dict[int, str]:
     if not path.is_file():
         raise UserError(f"There is no file {path} to read the classes from.")
     if path.suffix not in (".yaml", ".yml"):
-        return dict(
-            enumerate(line.strip() for line in path.read_text().splitlines() if line.strip())
-        )
+        return dict(enumerate(read_names(path)))
     names = _read_yaml(path).get("names")
     if isinstance(names, list):
         return dict(enumerate(map(str, names)))
@@ -156,9 +163,7 @@ def labels_beside(images: Path) -> Path:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"Cannot read {path}: {error}.") from error
+        content = yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""

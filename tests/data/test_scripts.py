@@ -149,7 +149,7 @@ def test_what_is_wrong_with_yolo_labels_is_a_sentence(root, script, capsys):
         ("0 nan 0.1 0.1 0.1", "fractions of the image"),
     ):
         with pytest.raises(UserError, match=message):
-            yolo.parse_line(line, 4, 4, {0: "a", 1: "b"}, root / "f.txt")
+            yolo.parse_line(line, 4, 4, {0: "a", 1: "b"}, "Line 1 of f.txt")
     classes = {0: "a", 1: "b"}
     with pytest.raises(UserError, match="nothing is labelled"):
         yolo.convert(root / "images/train", root / "labels/val", classes)
@@ -171,6 +171,27 @@ def test_what_is_wrong_with_yolo_labels_is_a_sentence(root, script, capsys):
     (root / "data.yaml").write_text("names: dog\n")
     with pytest.raises(UserError, match="no list 'names'"):
         yolo.read_classes(root / "data.yaml")
+
+
+def test_yolo_files_of_windows(root, script, capsys):
+    """A mark at the beginning is no part of a class or a number; other encodings are a sentence."""
+    write_yolo(root)
+    yolo, folders = script("yolo_to_coco"), (root / "images/train", root / "labels/train")
+    (root / "classes.txt").write_bytes("\ufeffKatze\r\nHündin\r\n".encode())
+    classes = yolo.read_classes(root / "classes.txt")
+    assert classes == {0: "Katze", 1: "Hündin"}
+    (label,) = folders[1].glob("two.txt")
+    label.write_bytes("\ufeff0 0.5 0.5 0.5 0.5\r\n\r\n1 0.5 0.5 -0.2 -0.2\r\n".encode())
+    content = yolo.convert(*folders, classes)
+    (two,) = [i["id"] for i in content["images"] if i["file_name"].startswith("two")]
+    assert [a["category_id"] for a in content["annotations"] if a["image_id"] == two] == [0]
+    assert f"1 box without area left out: Line 3 of {label}" in capsys.readouterr().out
+    label.write_text("0 0.5 0.5 0.5 0.5\n0 0.5 b 0.2 0.2\n")
+    with pytest.raises(UserError, match=f"Line 2 of {label} is not numbers.*or delete it"):
+        yolo.convert(*folders, classes)
+    label.write_bytes(b"0 0.5 0.5 0.5 0.5 \xff\n")
+    with pytest.raises(UserError, match=f"{label} is no text in UTF-8 .byte 18.: save it as UTF-8"):
+        yolo.convert(*folders, classes)
 
 
 def test_the_example_says_the_same_in_every_format(root, script, monkeypatch):

@@ -22,6 +22,23 @@ def count_text(count: int, noun: str) -> str:
     return f"{count:,} {noun if count == 1 else plural}"
 
 
+def read_text(path: Path) -> str:
+    """A text file that people write; an editor's mark at its beginning is no part of it."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is no text in UTF-8 (byte {error.start:,}): save it as UTF-8."
+        ) from error
+
+
+def read_names(path: Path) -> list[str]:
+    """One name a line; blank lines are none."""
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+
+
 def inside(root: Path, name: str, source: Path) -> str:
     """`root / name`; refuses a name that leads out of the folder.
 

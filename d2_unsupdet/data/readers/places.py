@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from d2_unsupdet.data.readers.common import first_must_exist
+from d2_unsupdet.data.readers.common import first_must_exist, read_text
 from d2_unsupdet.data.readers.imagenet import imagenet_classes, read_imagenet
 from d2_unsupdet.errors import UserError
 
@@ -87,7 +87,7 @@ def _names(source: Path, _: int) -> tuple[str, ...]:
 def _lines(file: Path) -> list[tuple[str, int]]:
     """Path without a leading stroke, and label; a blank or a comma stands between them."""
     found = []
-    for line in file.read_text().splitlines():
+    for line in read_text(file).splitlines():
         path, _, label = line.strip().replace(",", " ").rpartition(" ")
         if path and label.isdigit() and ".." not in path:
             found.append((path.strip().lstrip("/"), int(label)))

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from d2_unsupdet.data.images import BadImage, read_label_map
-from d2_unsupdet.data.readers.common import count_text, warn_once
+from d2_unsupdet.data.readers.common import count_text, read_names, warn_once
 from d2_unsupdet.data.readers.folder import image_files
 from d2_unsupdet.errors import UserError
 
@@ -51,7 +51,7 @@ def sem_seg_classes(label_root: Path, *, ignore_label: int = 255, look_at: int =
     """
     listed = label_root / "classes.txt"
     if listed.exists():
-        names = [line.strip() for line in listed.read_text().splitlines() if line.strip()]
+        names = read_names(listed)
         if not names or len(set(names)) < len(names):
             raise UserError(f"{listed} must name each class once, one a line, in label order.")
         return names

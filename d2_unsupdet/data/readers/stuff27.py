@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from d2_unsupdet.data.readers.cityscapes import IGNORE, cityscapes_files
-from d2_unsupdet.data.readers.common import count_text, first_must_exist, warn_once
+from d2_unsupdet.data.readers.common import count_text, first_must_exist, read_text, warn_once
 from d2_unsupdet.data.readers.folder import image_files
 from d2_unsupdet.errors import UserError
 
@@ -78,7 +78,7 @@ def read_coco27(image_root: Path, label_root: Path, curated: Path) -> list[dict]
         curated: PiCIE's list, one image name a line.
     """
     if curated.exists():
-        stems = [Path(line).stem for line in curated.read_text().split()]
+        stems = [Path(line).stem for line in read_text(curated).split()]
         images = [f"{stem}.jpg" for stem in stems]
     else:
         images = sorted(image_files(image_root, []))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from detectron2.structures import BoxMode
 
-from d2_unsupdet.data.readers.common import first_must_exist
+from d2_unsupdet.data.readers.common import first_must_exist, read_names, read_text
 from d2_unsupdet.data.readers.folder import image_files
 from d2_unsupdet.errors import UserError, nearest
 
@@ -67,7 +67,7 @@ class VocFolder:
             if not found:
                 raise UserError(f"{self.annotations} holds no XML file.")
             return [p.relative_to(self.annotations).with_suffix("").as_posix() for p in found]
-        lines = [line.split() for line in listed.read_text().splitlines() if line.strip()]
+        lines = [line.split() for line in read_text(listed).splitlines() if line.strip()]
         if not lines:
             raise UserError(f"{listed} names no image.")
         # lists of one class hold a second column: -1 marks an image without that class
@@ -116,7 +116,7 @@ def voc_classes(root: Path) -> tuple[str, ...]:
     """
     listed = root / "classes.txt"
     if listed.is_file():
-        names = [line.strip() for line in listed.read_text().splitlines() if line.strip()]
+        names = read_names(listed)
         if not names or len(set(names)) < len(names):
             raise UserError(f"{listed} holds no class, or one twice; write one name a line.")
         return tuple(names)

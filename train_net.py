@@ -22,6 +22,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # the losses that Detectron2 scripts (RetinaNet's) would differ in the last bit after a resume.
 os.environ.setdefault("PYTORCH_JIT", "0")
 
+__registers_later__ = True  # main does: --help and mistyped options answer before torch is imported
+
+import d2_unsupdet  # noqa: E402 (see above)
 from d2_unsupdet.cli import Parser, run_tool  # noqa: E402 (see above)
 from d2_unsupdet.errors import UserError  # noqa: E402
 
@@ -63,6 +66,7 @@ def main() -> None:
     if args.debug:
         os.environ["D2_UNSUPDET_DEBUG"] = "1"  # processes that are started here look too
     # Imported late, so that a missing Detectron2 is one sentence and not a traceback.
+    d2_unsupdet.register_all()
     from d2_unsupdet.engine.config import dump_config, load_config, to_plain
     from d2_unsupdet.engine.launch import launch
     from d2_unsupdet.engine.run import evaluate, prepare, train

@@ -9,11 +9,13 @@ import importlib.util
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from d2_unsupdet import __version__
 from d2_unsupdet.availability import INSTALL_COMMAND, is_installed, version_of
+from d2_unsupdet.cli import Parser, run_tool
 
 PACKAGES = (
     "torch", "torchvision", "detectron2", "fvcore", "iopath", "omegaconf", "hydra-core",
@@ -158,11 +160,11 @@ def format_summary(facts: dict[str, Any]) -> str:
     return "\n".join([*lines, *(f"WARNING: {warning}" for warning in facts["warnings"])])
 
 
-def main() -> int:
-    """Print the report. Always 0: to explain a broken installation is not a failure."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the report: to explain a broken installation is not a failure."""
+    Parser(prog="python -m d2_unsupdet.env", description=__doc__).parse_args(argv)
     print(format_summary(summary()))
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_tool(main)

@@ -1,8 +1,11 @@
 """`import d2_unsupdet` works with and without Detectron2; what needs it says how to get it."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 
@@ -70,6 +73,46 @@ from detectron2.modeling import META_ARCH_REGISTRY
 print([n for n, c in META_ARCH_REGISTRY if c.__module__.startswith("d2_unsupdet.")])
 """
     assert "MoCoV2" in run(code, ())
+
+
+def test_a_program_may_register_later():
+    code = """
+__registers_later__ = True
+import sys, d2_unsupdet
+assert "torch" not in sys.modules
+d2_unsupdet.register_all()
+from detectron2.modeling import META_ARCH_REGISTRY
+print("MoCoV2" in META_ARCH_REGISTRY)
+"""
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (result.stdout, result.stderr) == ("True\n", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ("train_net.py --help", 0, "--eval-only"),
+        ("train_net.py --config-file", 2, "error: argument --config-file"),
+        ("tools/reproduce.py --help", 0, "--dry-run"),
+        ("tools/reproduce.py --list toy-*", 0, "toy-detector-detreg"),
+        ("tools/reproduce.py toy-detektor-detreg", 2, "Did you mean 'toy-detector-detreg'"),
+        ("-m d2_unsupdet.env --hlep", 2, "error: unrecognized arguments: --hlep"),
+    ],
+)
+def test_tools_answer_before_torch_is_imported(words, code, said, tmp_path):
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch/__init__.py").write_text("raise SystemExit('torch was imported')")
+    result = subprocess.run(
+        [sys.executable, *words.split()],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == code, result.stderr
+    assert said in result.stdout + result.stderr
 
 
 def test_import_prints_nothing():

@@ -16,15 +16,15 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+__registers_later__ = True  # main does: --help and --list answer before torch is imported
+
+import d2_unsupdet
 from d2_unsupdet.cli import Parser, positive, run_tool
 from d2_unsupdet.errors import UserError
 from d2_unsupdet.protocols import Row, papers, rows, select
-from d2_unsupdet.protocols.listing import described, listed
+from d2_unsupdet.protocols.listing import listed
 from d2_unsupdet.protocols.options import Options, check_use
 from d2_unsupdet.protocols.page import PAGE, page
-from d2_unsupdet.protocols.run import run_row
-from d2_unsupdet.protocols.scores import shown
-from d2_unsupdet.protocols.stages import plan
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -119,6 +119,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if len(chosen) > 1:
         chosen = several(chosen, options)
     check_use(chosen, options)
+    d2_unsupdet.register_all()
+    from d2_unsupdet.protocols.preview import described
+    from d2_unsupdet.protocols.run import run_row
+    from d2_unsupdet.protocols.scores import shown
+    from d2_unsupdet.protocols.stages import plan
+
     for number, row in enumerate(chosen):
         if args.dry_run:
             print("\n" * bool(number) + described(row, options), flush=True)

@@ -72,9 +72,7 @@ def load_config(
         raise UserError(f"Config file '{path}': {error}") from error
     cfg.train = OmegaConf.merge(TRAIN, cfg.train)  # a file names what it changes
     recipe = cfg.train.max_iter
-    for override in overrides:
-        apply_override(cfg, override)
-    check_names(cfg)  # an override can be a whole section
+    apply_overrides(cfg, overrides)
     # The recipe's own length, for the message that says a shorter run scales the schedule.
     cfg.train.recipe_length = cfg.train.get("recipe_length") or recipe
     return cfg
@@ -138,6 +136,14 @@ def _link(cfg: DictConfig) -> None:
             same = False
         if not same:
             node[name] = value
+
+
+def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Set several in order, in place, and look again at all names."""
+    for override in overrides:
+        apply_override(cfg, override)
+    if overrides:
+        check_names(cfg)  # an override can be a whole section
 
 
 def apply_override(cfg: DictConfig, override: str) -> None:

@@ -3,8 +3,7 @@
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
-from d2_unsupdet.protocols.rows import TABLES, Paper, Recipe, Row, Table
-from d2_unsupdet.protocols.stages import ROOT
+from d2_unsupdet.protocols.rows import ROOT, TABLES, Paper, Recipe, Row, Table
 
 PAGE = ROOT / "docs" / "reproduce.md"
 WIDTH = 110

@@ -16,6 +16,7 @@ import yaml
 
 from d2_unsupdet.errors import UserError, nearest
 
+ROOT = Path(__file__).resolve().parents[2]  # of the repository, where commands run
 TABLES = Path(__file__).parent / "tables"
 ORDER = (
     "dupr",

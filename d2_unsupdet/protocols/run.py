@@ -12,9 +12,9 @@ from d2_unsupdet.checkpoint.files import write_json
 from d2_unsupdet.data import catalog
 from d2_unsupdet.errors import UserError
 from d2_unsupdet.protocols.options import Options, check_start
-from d2_unsupdet.protocols.rows import Row
+from d2_unsupdet.protocols.rows import ROOT, Row
 from d2_unsupdet.protocols.scores import Compared, compare, leave_reference, leave_result
-from d2_unsupdet.protocols.stages import ROOT, Stage, has_boxes, plan
+from d2_unsupdet.protocols.stages import Stage, has_boxes, plan
 
 Runner = Callable[[Sequence[str]], int]
 COMMAND = "command.json"  # beside a stage's results: what made them

@@ -13,8 +13,9 @@ from d2_unsupdet.evaluation.probes import SGD_PROTOCOL
 from d2_unsupdet.protocols import rows, select
 from d2_unsupdet.protocols import run as run_module
 from d2_unsupdet.protocols import stages as stages_module
-from d2_unsupdet.protocols.listing import described, listed
+from d2_unsupdet.protocols.listing import listed
 from d2_unsupdet.protocols.options import Options, check_use
+from d2_unsupdet.protocols.preview import described
 from d2_unsupdet.protocols.rows import Recipe, Row
 from d2_unsupdet.protocols.run import alone, begun, run_row
 from d2_unsupdet.protocols.scores import shown
@@ -200,6 +201,17 @@ def test_a_trial_finds_boxes_in_its_share_of_the_images(tmp_path):
     assert "dataloader.train.dataset.subset=1%@seed0" in pretrain.words
     assert "train.max_iter=50 epochs" in pretrain.words  # of a hundredth of the images
     assert "train.max_iter=20 epochs" in finetune.words
+
+
+def test_a_trial_refreshes_the_boxes_of_its_share_alone(tmp_path):
+    """JoinDet looks at every image that it trains on, at each refresh."""
+    (row,) = select("joindet-few-1pct-joindet")
+    pretrain, _ = plan(row, Options(output=tmp_path, scale=0.01))
+    assert "dataloader.train.dataset.subset=1%@seed0" in pretrain.words
+    assert "train.max_iter=50 epochs" in pretrain.words
+    assert "train.refresh.period=10 epochs" in pretrain.words
+    pretrain, _ = plan(row, Options(output=tmp_path))
+    assert not any("subset" in word for word in pretrain.words)
 
 
 def test_a_trial_has_a_short_probe():

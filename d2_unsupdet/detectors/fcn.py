@@ -8,6 +8,7 @@ as if a cell were centred in its square.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
@@ -68,6 +69,8 @@ class DilatedFCNHead(nn.Module):
         norm: behind each of them.
         ignore_value: the label that is no class; padding has it too.
         loss_weight: factor on the loss.
+        class_weights: of each class's pixels in the loss, for classes that few pixels show; None
+            counts every pixel alike.
     """
 
     @configurable
@@ -83,8 +86,20 @@ class DilatedFCNHead(nn.Module):
         norm: str = "BN",
         ignore_value: int = 255,
         loss_weight: float = 1.0,
+        class_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
+        weights = None
+        if class_weights is not None:
+            weights = torch.tensor([float(weight) for weight in class_weights])
+            if len(weights) != num_classes or not (weights >= 0).all() or not weights.any():
+                raise UserError(
+                    f"class_weights={list(class_weights)}: give one weight, 0 or more, for each of "
+                    f"the {num_classes} classes, or null for all alike."
+                )
+        # A setting, not a part of the checkpoint.
+        self.register_buffer("class_weights", weights, persistent=False)
+        self.class_weights: Tensor | None
         self.in_feature, self.stride = in_feature, stride
         self.num_classes = num_classes
         self.ignore_value, self.loss_weight = ignore_value, loss_weight
@@ -146,20 +161,29 @@ class DilatedFCNHead(nn.Module):
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy, a mean over the labelled pixels of the whole batch, of all processes.
 
-        `alone`, of this one.
+        `alone`, of this one. With class weights a weighted mean.
         """
         labels = targets.long()  # they come as bytes
         labelled = labels != self.ignore_value
         height, width = labels.shape[-2:]
         total = F.cross_entropy(
-            logits[..., :height, :width], labels, ignore_index=self.ignore_value, reduction="sum"
+            logits[..., :height, :width],
+            labels,
+            weight=self.class_weights,
+            ignore_index=self.ignore_value,
+            reduction="sum",
         )
-        count = labelled.sum().to(total.dtype)
+        if self.class_weights is None:
+            count = labelled.sum().to(total.dtype)
+            least = 1.0
+        else:
+            count = (self.class_weights[labels.where(labelled, 0)] * labelled).sum()
+            least = torch.finfo(count.dtype).tiny  # weights may be small; the sum of none is 0
         # Gradients are averaged over the processes.
         if comm.get_world_size() > 1 and not self.alone:
             dist.all_reduce(count)
             count = count / comm.get_world_size()
-        return total / count.clamp(min=1)
+        return total / count.clamp(min=least)
 
 
 def enlarged(maps: Tensor, stride: int) -> Tensor:

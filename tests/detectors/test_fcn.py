@@ -45,6 +45,27 @@ def test_the_loss_is_the_mean_over_labelled_pixels():
     assert loss.item() == pytest.approx(naive_loss(logits, targets).item(), rel=1e-5)
 
 
+def test_class_weights_make_a_weighted_mean_and_are_no_part_of_the_checkpoint():
+    weights = [0.2, 1.0, 0.0, 3.0, 1e-3]
+    net, logits, targets = head(class_weights=weights), torch.randn(2, 5, 8, 12), labels()
+    columns, known = logits[..., :7, :9].permute(0, 2, 3, 1)[targets != 255], targets != 255
+    each = torch.tensor([weights[k] for k in targets[known].tolist()])
+    nats = columns.logsumexp(-1) - columns.gather(1, targets[known].long()[:, None])[:, 0]
+    expected = (each * nats).sum() / each.sum()
+    assert net.loss(logits, targets).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert net.state_dict().keys() == head().state_dict().keys()
+    ones = head(class_weights=[1] * 5).loss(logits, targets)
+    assert ones.item() == pytest.approx(head().loss(logits, targets).item(), rel=1e-6)
+    unlabelled = torch.full((2, 7, 9), 255, dtype=torch.uint8)
+    assert net.loss(logits, unlabelled) == 0  # not NaN
+
+
+@pytest.mark.parametrize("weights", [[1.0] * 4, [1.0] * 4 + [-1.0], [0.0] * 5])
+def test_class_weights_that_make_no_mean_are_told(weights):
+    with pytest.raises(UserError, match="one weight, 0 or more, for each of the 5 classes"):
+        head(class_weights=weights)
+
+
 def test_padding_and_unlabelled_pixels_have_no_say():
     net, maps, targets = head().train(), torch.randn(2, 3, 3, 4), labels((2, 12, 16))
     targets[:, 8:] = 255

@@ -6,7 +6,7 @@ from html import escape
 from d2_unsupdet.analysis import tables
 from d2_unsupdet.analysis.convergence import common_points
 from d2_unsupdet.analysis.curves import Chart, Points, Series, draw_chart, legend
-from d2_unsupdet.analysis.runs import is_score
+from d2_unsupdet.analysis.score_names import is_of_one_class, is_score
 from d2_unsupdet.analysis.scored_on import by_test_set, score_digits
 from d2_unsupdet.analysis.scores import is_main_score, score_title
 from d2_unsupdet.analysis.settings import Setting
@@ -61,7 +61,7 @@ def _kind(settings: Sequence[Setting], prefix: str) -> str:
     if not main:
         return ""
     drawn = "".join(draw_chart(chart, f"{prefix}-{i}") for i, chart in enumerate(main))
-    rest = [n for n in shown if n not in first and "-" not in n.rsplit("/", 1)[-1]]
+    rest = [n for n in shown if n not in first and not is_of_one_class(n)]
     return f'<div class="charts">{drawn}</div>{_folded(rest, settings, prefix)}'
 
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from d2_unsupdet.analysis.plots import COLOURS, axes_grid, styled
-from d2_unsupdet.analysis.runs import Run, config_value, is_score, read_run
+from d2_unsupdet.analysis.runs import Run, config_value, read_run
+from d2_unsupdet.analysis.score_names import is_score
 from d2_unsupdet.analysis.scores import score_title
 from d2_unsupdet.errors import UserError, nearest
 

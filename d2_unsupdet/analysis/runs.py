@@ -5,7 +5,6 @@
 could not be read becomes a sentence in `Run.notes`, never an exception.
 """
 
-import re
 import time
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,8 +22,8 @@ from d2_unsupdet.analysis.safe_files import (
     read_text,
     whole_number,
 )
+from d2_unsupdet.analysis.score_names import headline, is_score
 
-_TASK = re.compile(r"^(bbox|segm|keypoints|sem_seg|panoptic_seg|box_proposals|knn|linear|svm)")
 _QUIET = 900  # seconds without a line after which a run that has not ended counts as stopped
 _PATIENCE = 30  # below so many seconds nothing is said of a run that writes no line
 _LOG = 256_000_000  # bytes of metrics.json; half a million lines of a detector have as many
@@ -63,10 +62,16 @@ class Run:
 
     @property
     def kind(self) -> str:
-        """What the run calls itself ("pretrain", "finetune"); guessed from its scores if silent."""
+        """What the run calls itself ("pretrain", "finetune"); one that has not ended is silent, and
+        its model tells, or at last its scores."""
         said = self.summary.get("kind")
         if isinstance(said, str) and said:
             return said
+        model = str(config_value(self, "model._target_"))
+        if model.startswith("d2_unsupdet.pretext."):
+            return "pretrain"
+        if model.startswith(("d2_unsupdet.detectors.", "detectron2.modeling.")):
+            return "finetune"
         return "finetune" if headline(self.scores) else "run"
 
     @property
@@ -179,16 +184,6 @@ def _parsed(text: str) -> dict[str, Any]:
     except Unreadable:
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def is_score(name: str) -> bool:
-    """Whether a logged scalar comes from an evaluation ("bbox/AP", "toy_val/bbox/AP")."""
-    return any(_TASK.match(part) for part in name.split("/")[:-1])
-
-
-def headline(scores: dict[str, float]) -> dict[str, float]:
-    """The scores without those of single classes ("bbox/AP-cat")."""
-    return {name: value for name, value in scores.items() if "-" not in name.rsplit("/", 1)[-1]}
 
 
 def _read_metrics(run: Run) -> None:

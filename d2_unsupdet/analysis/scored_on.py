@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from d2_unsupdet.analysis.runs import Run, config_value, headline
+from d2_unsupdet.analysis.runs import Run, config_value
+from d2_unsupdet.analysis.score_names import headline, split_score
 from d2_unsupdet.analysis.scores import digits_of, score_columns
 from d2_unsupdet.analysis.settings import Setting
 
@@ -52,7 +53,7 @@ class ScoredOn:
 
 def scored_on(run: Run) -> ScoredOn:
     """As the run tells it."""
-    tasks = dict.fromkeys(name.rsplit("/", 1)[0] for name in headline(run.scores))
+    tasks = dict.fromkeys(split_score(name)[0] for name in headline(run.scores))
     kind = _kind(list(tasks))
     names = config_value(run, "dataloader.test.dataset.names") or run.summary.get("test")
     if kind == "features":

@@ -4,7 +4,8 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 
-from d2_unsupdet.analysis.runs import Run, headline
+from d2_unsupdet.analysis.runs import Run
+from d2_unsupdet.analysis.score_names import headline, split_score
 
 _FIRST = ("AP", "AP50", "AP75", "mIoU")  # the columns of a task, when it has them
 _PROPOSALS = ("AP", "AR@10", "AR@100")  # of boxes without classes, which are judged by recall
@@ -24,10 +25,10 @@ def score_columns(runs: Iterable[Run]) -> list[str]:
     runs = list(runs)
     names = dict.fromkeys(name for run in runs for name in headline(run.scores))
     printed = {name for run in runs for name in run.paper_values}
-    tasks = dict.fromkeys(name.rsplit("/", 1)[0] for name in names)
+    tasks = dict.fromkeys(split_score(name)[0] for name in names)
     columns: list[str] = []
     for task in tasks:
-        own = [name for name in names if name.rsplit("/", 1)[0] == task]
+        own = [name for name in names if split_score(name)[0] == task]
         first = _PROPOSALS if task.endswith("_agnostic") else _FIRST
         known = [f"{task}/{metric}" for metric in first if f"{task}/{metric}" in own]
         chosen = (known or own)[:3]
@@ -37,12 +38,13 @@ def score_columns(runs: Iterable[Run]) -> list[str]:
 
 def one_a_task(columns: Sequence[str]) -> list[str]:
     """The first column of each task."""
-    return list({column.rsplit("/", 1)[0]: column for column in reversed(columns)}.values())[::-1]
+    return list({split_score(column)[0]: column for column in reversed(columns)}.values())[::-1]
 
 
 def score_title(column: str, metric: str = "") -> str:
     """ "bbox/AP50" -> "Box AP50"; `metric` names whose it is, where `bbox` is not COCO's."""
-    *parts, last = column.split("/")
+    task, last = split_score(column)
+    parts = task.split("/") if task else []
     own = [f"Box ({metric})" if metric and p == "bbox" else _NAMES.get(p, p) for p in parts]
     return " ".join([*own, last])
 
@@ -51,8 +53,11 @@ def is_main_score(name: str) -> bool:
     """Whether a score deserves a chart of its own."""
     if name.endswith("_agnostic/AR@100"):
         return True
-    last = name.rsplit("/", 1)[-1]
-    return last in ("AP", "AP50", "mIoU") or name.split("/")[0] in ("knn", "linear", "svm")
+    return split_score(name)[1] in ("AP", "AP50", "mIoU") or name.split("/")[0] in (
+        "knn",
+        "linear",
+        "svm",
+    )
 
 
 def digits_of(values: Iterable[float]) -> int:

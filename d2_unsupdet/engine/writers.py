@@ -17,7 +17,7 @@ import torch
 from detectron2.engine.hooks import PeriodicWriter
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter, get_event_storage
 
-from d2_unsupdet.analysis.runs import is_score
+from d2_unsupdet.analysis.score_names import is_score
 from d2_unsupdet.errors import UserError
 
 logger = logging.getLogger("d2_unsupdet.train")

@@ -9,7 +9,8 @@ from detectron2.config import instantiate
 from omegaconf import DictConfig
 from safetensors import safe_open
 
-from d2_unsupdet.analysis.runs import Run, headline
+from d2_unsupdet.analysis.runs import Run
+from d2_unsupdet.analysis.score_names import headline
 from d2_unsupdet.checkpoint.checkpointer import Entry
 from d2_unsupdet.checkpoint.files import sha256
 from d2_unsupdet.checkpoint.hub import PREFIX

@@ -61,6 +61,19 @@ def test_the_best_of_a_column_is_bold(runs):
     assert cells == ["30.0", "45.0"]
 
 
+def test_a_class_with_a_slash_is_no_metric(tmp_path):
+    folders = []
+    for name, ap in (("a", 30.0), ("b", 20.0)):
+        folders.append(make_run(tmp_path / name, ap=ap, config=f"lr: {ap}"))
+        log = folders[-1] / "metrics.json"
+        log.write_text(log.read_text().replace("bbox/AP-cat", "bbox/AP-Cabinet/shelf"))
+    page = build_page(read_runs(folders))
+    cards = page.split('class="cards">')[1].split("</section>")[0]
+    assert "Best box AP<" in cards and "shelf" not in cards
+    table, rest = scores_of(page).split("<details>", 1)
+    assert "shelf" not in table and ">bbox/AP-Cabinet/shelf<" in rest
+
+
 def on(names, evaluator="build_evaluator", **more):
     """YAML of a config whose scores are of this test set."""
     loader = {"test": {"dataset": {"names": names, **more}}, "evaluator": {"_target_": evaluator}}

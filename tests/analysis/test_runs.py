@@ -2,7 +2,10 @@
 
 import json
 
-from d2_unsupdet.analysis.runs import config_value, headline, is_score, read_run, read_runs
+import pytest
+
+from d2_unsupdet.analysis.runs import config_value, read_run, read_runs
+from d2_unsupdet.analysis.score_names import headline, is_of_one_class, is_score, split_score
 from tests.analysis.run_folders import add_picture, make_run
 
 
@@ -83,6 +86,45 @@ def test_equal_names_are_told_apart(tmp_path):
         r.name for r in read_runs([tmp_path / "x/run", tmp_path / "y/run", tmp_path / "y/run"])
     ]
     assert names == ["x/run", "y/run", "y/run (2)"]
+
+
+def test_what_a_run_is_before_it_has_ended(tmp_path):
+    """Its curves stand beside those of its finished sisters; a probe makes no finetuning."""
+    models = {
+        "d2_unsupdet.pretext.moco_v2.MoCoV2": "pretrain",
+        "d2_unsupdet.detectors.detr.DETR": "finetune",
+        "detectron2.modeling.meta_arch.rcnn.GeneralizedRCNN": "finetune",
+        "mine.Model": "run",
+    }
+    for i, (model, kind) in enumerate(models.items()):
+        probed = 30.0 if kind == "pretrain" else None
+        folder = make_run(tmp_path / f"{i}", ap=probed, config=f"model: {{_target_: {model}}}")
+        (folder / "summary.json").unlink()
+        assert read_run(folder).kind == kind
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "metric", "of_one"),
+    [
+        ("bbox/AP", "bbox", "AP", False),
+        ('bbox/AP-a/b "c"', "bbox", 'AP-a/b "c"', True),
+        ("bbox/AP-x-ray/segm/AP", "bbox", "AP-x-ray/segm/AP", True),
+        ("bbox_agnostic/AR@100", "bbox_agnostic", "AR@100", False),
+        ("sem_seg/mIoU-things", "sem_seg", "mIoU-things", True),
+        ("sem_seg/legacy-mIoU-things", "sem_seg", "legacy-mIoU-things", True),
+        ("knn/res5/top1", "knn/res5", "top1", False),
+        (
+            "coco:/bbox/my-val/a.json@/bbox/my-val/bbox/AP",
+            "coco:/bbox/my-val/a.json@/bbox/my-val/bbox",
+            "AP",
+            False,
+        ),
+        ("total_loss", "", "total_loss", False),
+    ],
+)
+def test_a_score_is_of_a_task_and_perhaps_of_one_class(name, task, metric, of_one):
+    assert split_score(name) == (task, metric)
+    assert is_of_one_class(name) == of_one
 
 
 def test_what_counts_as_a_score():

@@ -1,7 +1,8 @@
 """Runs of one setting: their configs agree in all but the seed, so that several make a band.
 
-What surprises: weights of a pretraining count as its config, not as its file, so that seed 1 of a
-finetuning goes with seed 0 although each began with the pretraining of its own seed.
+What surprises: weights of a pretraining count as its config and the file's name, not as its bytes,
+so that seed 1 of a finetuning goes with seed 0 although each began with the pretraining of its own
+seed.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ from d2_unsupdet.analysis.tables import plain
 from d2_unsupdet.errors import UserError, nearest
 
 _SEED = re.compile(r"(?<![a-z0-9])(seed[-_=]?|s)\d+(?![a-z0-9])", re.I)
-_HASH = re.compile(r"[-_][0-9a-f]{8,}$")
+_HASH = re.compile(r"[-_](?=\d*[a-f])[0-9a-f]{8,}$")  # digits alone are a date or a step
 # What only watches a run or says where it goes; a resumed run may change it and end in equal bits.
 _APART = re.compile(
     r"train\.(seed|output_dir|report|pictures|writers|log_period|recipe_length)$"
@@ -197,7 +198,9 @@ def _digest(config: Mapping[str, Any], depth: int) -> str:
         folder = path if os.path.isdir(path) else path.parent
         made_by = read_settings(folder / "config.yaml")
         if made_by:
-            masked["train.init_checkpoint"] = [_digest(made_by, depth - 1), path.suffix]
+            # Its files are different weights: of step 100, of the best score, of the end.
+            file = "" if folder == path else _SEED.sub("", path.name)
+            masked["train.init_checkpoint"] = [_digest(made_by, depth - 1), file]
     text = json.dumps(masked, sort_keys=True, default=str)
     return hashlib.sha256(text.encode(errors="replace")).hexdigest()
 

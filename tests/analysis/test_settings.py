@@ -55,6 +55,27 @@ def test_weights_count_as_the_config_that_made_them(tmp_path):
     assert fingerprint(read_run(raw)) not in (x, z)
 
 
+def test_files_of_one_pretraining_are_settings_of_their_own(tmp_path):
+    """The curve "how long to pretrain" is no mean over seeds."""
+    made = [make_run(tmp_path / f"pre_s{i}", seed=i, kind="pretrain", ap=None) for i in (0, 1)]
+    starts = [
+        *((name, i) for name in ("model_0000099.pth", "model_0099999.pth") for i in (0, 1)),
+        *((f"weights_s{i}.pth", i) for i in (0, 1)),
+        *(("", i) for i in (0, 1)),  # the folder itself
+    ]
+    folders = [
+        finetune(tmp_path / f"r{n}", i, init_checkpoint=str(made[i] / name))
+        for n, (name, i) in enumerate(starts)
+    ]
+    settings = group_settings(read_runs(folders))
+    assert [[r.name for r in s.runs] for s in settings] == [
+        ["r0", "r1"],
+        ["r2", "r3"],
+        ["r4", "r5"],
+        ["r6", "r7"],
+    ]
+
+
 def test_weights_that_are_gone_count_by_their_name(tmp_path):
     folders = [
         finetune(tmp_path / f"{name}{i}", i, init_checkpoint=f"/gone/{name}-seed{i}/export.pkl")
@@ -127,6 +148,8 @@ def test_a_model_of_other_parts_is_one_difference(tmp_path):
         ("s2_voc", "voc"),
         ("res50_seed=1_long", "res50_long"),
         ("lars10", "lars10"),
+        ("moco_20260101", "moco_20260101"),
+        ("step_00001000", "step_00001000"),
     ],
 )
 def test_names_without_seeds(name, bare):

@@ -97,12 +97,18 @@ def leave_result(
     row: Row, compared: Sequence[Compared], stages: Sequence[Stage], folder: Path, scale: float
 ) -> Path:
     """`result.json` of the row: both numbers, and the commands that made ours."""
-    values = {
-        one.metric: {"paper": one.printed or None, "ours": mean(one.ours), "seeds": list(one.ours)}
-        for one in compared
-    }
     path = folder / row.id / "result.json"
     path.parent.mkdir(parents=True, exist_ok=True)
+    seeds = [str(stage.seed) for stage in stages if stage.seed is not None]
+    earlier = _earlier_seeds(path)
+    values = {}
+    for one in compared:
+        by_seed = earlier.get(one.metric, {}) | dict(zip(seeds, one.ours, strict=bool(seeds)))
+        values[one.metric] = {
+            "paper": one.printed or None,
+            "ours": mean(by_seed.values() or one.ours),
+            "seeds": dict(sorted(by_seed.items(), key=lambda item: int(item[0]))),
+        }
     write_json(
         path,
         {
@@ -116,3 +122,19 @@ def leave_result(
         },
     )
     return path
+
+
+def _earlier_seeds(path: Path) -> dict[str, dict[str, float]]:
+    """Metric -> seed -> value that an earlier command left, of the runs that are still there."""
+    try:
+        values = json.loads(path.read_text())["values"].items()
+        return {
+            metric: {
+                seed: float(value)
+                for seed, value in found["seeds"].items()
+                if (path.parent / f"s{int(seed)}/summary.json").exists()
+            }
+            for metric, found in values
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}  # none yet, or another program's

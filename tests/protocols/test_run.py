@@ -1,6 +1,7 @@
 """A row as commands: what is run, what is skipped, resumed and refused, and what is left behind."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,8 +72,28 @@ def test_pretrain_finetune_compare(tmp_path):
     text = shown(row, compared, 1)
     assert "5.3" in text and "7.50 ± 0.71" in text and "+2.20" in text
     result = json.loads((tmp_path / row.id / "result.json").read_text())
-    assert result["values"]["bbox/AP"] == {"paper": "5.3", "ours": 7.5, "seeds": [7.0, 8.0]}
+    assert result["values"]["bbox/AP"] == {
+        "paper": "5.3",
+        "ours": 7.5,
+        "seeds": {"0": 7.0, "1": 8.0},
+    }
     assert len(result["commands"]) == 3
+
+
+def test_seeds_of_an_earlier_command_stay_in_the_result(tmp_path):
+    def left():
+        return json.loads((tmp_path / row.id / "result.json").read_text())["values"]["bbox/AP"]
+
+    row = row_of()
+    run_row(row, Options(output=tmp_path, seeds=(2, 10)), runner=Runner())
+    run_row(row, Options(output=tmp_path, seeds=(3,)), runner=Runner())
+    assert left() == {"paper": "5.3", "ours": 7.0, "seeds": {"2": 7.0, "3": 6.0, "10": 8.0}}
+    shutil.rmtree(tmp_path / row.id / "s10")  # a run that is gone counts no more
+    run_row(row, Options(output=tmp_path, seeds=(3,)), runner=Runner())
+    assert left()["seeds"] == {"2": 7.0, "3": 6.0}
+    (tmp_path / row.id / "result.json").write_text('{"values": {"bbox/AP": {"seeds": [1]}}}')
+    run_row(row, Options(output=tmp_path, seeds=(3,)), runner=Runner())
+    assert left()["seeds"] == {"3": 6.0}
 
 
 def test_the_run_tells_its_report_the_papers_numbers(tmp_path):

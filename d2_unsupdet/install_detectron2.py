@@ -5,7 +5,6 @@ does not contain. So: download it, check its hash, apply the edits of `detectron
 wheel and install that. A Detectron2 that is already there is left alone. Starts without torch.
 """
 
-import argparse
 import base64
 import hashlib
 import io
@@ -20,6 +19,7 @@ from importlib import metadata
 from pathlib import Path, PurePosixPath
 
 from d2_unsupdet.availability import is_installed, version_of
+from d2_unsupdet.cli import Parser
 from d2_unsupdet.detectron2_edits import EDITS, Edit
 from d2_unsupdet.errors import UserError
 
@@ -274,7 +274,7 @@ def run(sdist: Path | None = None, sha256: str = SHA256) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line: 0 when a Detectron2 is there at the end, 2 and one sentence otherwise."""
-    parser = argparse.ArgumentParser(prog="d2_unsupdet.install_detectron2", description=__doc__)
+    parser = Parser(prog="d2_unsupdet.install_detectron2", description=__doc__)
     parser.add_argument("--from-file", type=Path, metavar="SDIST", help=f"{SDIST}, downloaded")
     try:
         print(run(parser.parse_args(arguments).from_file))

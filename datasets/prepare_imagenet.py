@@ -14,6 +14,12 @@ import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+__registers_later__ = True  # never, in fact: links need no torch
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone, installed or not
+
+from d2_unsupdet.cli import Parser, run_tool
+from d2_unsupdet.errors import UserError
+
 
 def read_classes(path: Path) -> list[str]:
     """One class folder a line; what follows a space or a # is a remark."""
@@ -35,7 +41,7 @@ def link_folders(source: Path, target: Path, classes: list[str] | None) -> int:
     present = {p.name for p in source.iterdir() if p.is_dir()}
     missing = sorted(set(classes or ()) - present)
     if missing:
-        raise SystemExit(f"{source} lacks {len(missing)} listed classes, {missing[0]} for one.")
+        raise UserError(f"{source} lacks {len(missing)} listed classes, {missing[0]} for one.")
     target.mkdir(parents=True, exist_ok=True)
     for name in sorted(present if classes is None else set(classes)):
         _link(source / name, target / name)
@@ -47,7 +53,7 @@ def link_flat(source: Path, target: Path, labels: dict[str, str], classes: list[
     for image in sorted(source.iterdir()):
         name = labels.get(image.stem)
         if name is None:
-            raise SystemExit(f"The validation labels do not name {image.name}.")
+            raise UserError(f"The validation labels do not name {image.name}.")
         if classes is None or name in classes:
             (target / name).mkdir(parents=True, exist_ok=True)
             _link(image, target / name / image.name)
@@ -69,9 +75,9 @@ def prepare(
             labels = validation_classes(val_labels)
             counts[split] = link_flat(folder, target / split, labels, classes)
         else:
-            raise SystemExit(f"{folder} has no class folders; give its labels by --val-labels.")
+            raise UserError(f"{folder} has no class folders; give its labels by --val-labels.")
     if not counts:
-        raise SystemExit(f"{source} holds neither train nor val.")
+        raise UserError(f"{source} holds neither train nor val.")
     return counts
 
 
@@ -82,9 +88,7 @@ def _link(source: Path, target: Path) -> None:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="folder with train and val")
     parser.add_argument("target", type=Path, help="folder to make")
     parser.add_argument("--classes", type=Path, help="text file, one class folder a line")
@@ -96,4 +100,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_tool(main)

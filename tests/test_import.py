@@ -98,6 +98,12 @@ print("MoCoV2" in META_ARCH_REGISTRY)
         ("tools/reproduce.py --list toy-*", 0, "toy-detector-detreg"),
         ("tools/reproduce.py toy-detektor-detreg", 2, "Did you mean 'toy-detector-detreg'"),
         ("-m d2_unsupdet.env --hlep", 2, "error: unrecognized arguments: --hlep"),
+        ("-m d2_unsupdet.install_detectron2 --hlep", 2, "unrecognized arguments: --hlep"),
+        (
+            "datasets/prepare_imagenet.py a",
+            2,
+            "error: the following arguments are required: target",
+        ),
     ],
 )
 def test_tools_answer_before_torch_is_imported(words, code, said, tmp_path):

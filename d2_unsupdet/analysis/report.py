@@ -6,11 +6,9 @@ It opens without a network and is whole without scripts: curves are inline SVG, 
 policy in the page itself forbids it to load anything or to run any script but its own.
 """
 
-import argparse
 import base64
 import datetime
 import hashlib
-import sys
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -25,6 +23,7 @@ from d2_unsupdet.analysis.scored_on import mixed
 from d2_unsupdet.analysis.settings import find_setting, group_settings, repeated
 from d2_unsupdet.analysis.strips import strips
 from d2_unsupdet.checkpoint.files import atomic_write
+from d2_unsupdet.cli import Parser, run_tool
 from d2_unsupdet.errors import UserError
 
 _PAGE = Path(__file__).with_name("page")
@@ -108,11 +107,9 @@ def build_page(
     return _document(title, about, {name: body for name, body in sections.items() if body})
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; 2 after a mistake that one sentence explains."""
-    parser = argparse.ArgumentParser(
-        prog="python -m d2_unsupdet.analysis.report", description="A page about runs."
-    )
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = Parser(prog="python -m d2_unsupdet.analysis.report", description="A page about runs.")
     parser.add_argument(
         "runs", nargs="+", metavar="[LABEL=]RUN", help="folder of a run; one label: seeds of it"
     )
@@ -123,21 +120,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--max-pictures", type=int, help="of each group and run; else what a page can hold"
     )
     args = parser.parse_args(argv)
-    try:
-        folders, labels = named_runs(args.runs)
-        path = write_report(
-            folders,
-            args.out,
-            title=args.title,
-            baseline=args.baseline,
-            max_pictures=args.max_pictures,
-            labels=labels,
-        )
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    folders, labels = named_runs(args.runs)
+    path = write_report(
+        folders,
+        args.out,
+        title=args.title,
+        baseline=args.baseline,
+        max_pictures=args.max_pictures,
+        labels=labels,
+    )
     print(path.resolve())
-    return 0
 
 
 def named_runs(words: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
@@ -201,4 +193,4 @@ def _hashed(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_tool(main)

@@ -5,7 +5,6 @@ JPEG, COCO JSON and label maps. `toy_train:size=96:images=500:level=hard:seed=3`
 `python -m d2_unsupdet.data.toy --sheet sheet.png` draws an overview with boxes and masks.
 """
 
-import argparse
 import json
 import logging
 import multiprocessing
@@ -24,6 +23,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from d2_unsupdet.cli import Parser, run_tool
 from d2_unsupdet.data.polygons import mask_to_polygons
 from d2_unsupdet.data.scenes import CLASSES, LEVELS, SCENES_VERSION, Scene, draw_scene
 from d2_unsupdet.errors import UserError, nearest
@@ -259,14 +259,11 @@ def _annotated(scene: Scene, zoom: int) -> np.ndarray:
 
 def main(arguments: list[str] | None = None) -> None:
     """Draw the splits into the cache, or an overview into a file."""
-    parser = argparse.ArgumentParser(description="The embedded data set.")
+    parser = Parser(prog="python -m d2_unsupdet.data.toy", description="The embedded data set.")
     parser.add_argument("names", nargs="*", default=["toy_unlabeled", "toy_train", "toy_val"])
     parser.add_argument("--sheet", metavar="FILE", help="draw an overview of the first name")
     options = parser.parse_args(arguments)
-    try:
-        toys = [parse(name) for name in options.names]
-    except UserError as error:
-        parser.error(str(error))
+    toys = [parse(name) for name in options.names]
     if options.sheet:
         _encode(Path(options.sheet), contact_sheet(toys[0])[..., ::-1], [])
         return
@@ -275,4 +272,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_tool(main)

@@ -35,9 +35,9 @@ def test_imagenet_links_flat_validation_images_into_class_folders(root, script):
     assert class_names("imagenet100_train") == ["n01", "n03"]
     (root / "labels.csv").write_text("v1.JPEG,n03 1 2 3 4\n")
     assert prepare.validation_classes(root / "labels.csv") == {"v1": "n03"}
-    with pytest.raises(SystemExit, match="lacks 1 listed classes, n99"):
+    with pytest.raises(UserError, match="lacks 1 listed classes, n99"):
         prepare.prepare(root / "imagenet", root / "x", ["n99"], None)
-    with pytest.raises(SystemExit, match="--val-labels"):
+    with pytest.raises(UserError, match="--val-labels"):
         prepare.prepare(source, root / "y", None, None)
 
 

@@ -232,5 +232,6 @@ def test_wrong_names(name, message):
 def test_overview_is_written(tmp_path):
     toy.main(["toy_val:size=48", "--sheet", str(tmp_path / "sheet.png")])
     assert cv2.imread(str(tmp_path / "sheet.png")).shape == (4 * 98, 6 * 98, 3)
-    with pytest.raises(SystemExit):
-        toy.main(["toy_nothing"])
+    for mistake in ("toy_nothing", "--shet=x"):
+        with pytest.raises(UserError, match=mistake.split("=")[0]):
+            toy.main([mistake])

@@ -79,6 +79,7 @@ def test_the_export_of_a_dense_pretext_is_loaded_whole(method, tmp_path, caplog)
     from safetensors.torch import load_file
 
     loaded = load_file(export)
+    loaded = {n: v for n, v in loaded.items() if not n.startswith("res5.")}  # it ends with res4
     parameters = [n for n in loaded if "running" not in n and "num_batches" not in n]
     backbone = [n for n in final if n.startswith("backbone.") and n.endswith((".weight", ".bias"))]
     assert len(parameters) == len(backbone) > 20
@@ -91,6 +92,7 @@ def test_it_learns_what_its_random_start_does_not_know(tmp_path):
     """Regions of four colours, of any brightness and grain."""
     options = ["train.pictures=0", "dataloader.train.total_batch_size=16", "optimizer.lr=0.005"]
     options.append("dataloader.train.mapper.augmentations.0.size=48")
+    options.append("model.sem_seg_head.class_weights=null")  # those of the nine classes
     for part, count, seed in (("train", 160, 0), ("test", 40, 1)):
         write_regions(tmp_path / part, count, seed=seed)
         name = f"sem_seg:{tmp_path}/{part}/labels@{tmp_path}/{part}/images"

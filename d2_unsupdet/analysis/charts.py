@@ -13,6 +13,8 @@ from d2_unsupdet.analysis.settings import Setting
 
 _KINDS = {"pretrain": "Pretraining", "finetune": "Finetuning", "run": "Training"}
 _UNCHARTED = {"eta_seconds", "data_time", "time", "epoch", "rank_data_time"}
+# What a page holds: a large chart has 20 kB, a small one 4; all of a long evaluation are fewer.
+_MOST_SCORES, _MOST_SPREADS, _MOST_SMALL = 30, 10, 200
 _TITLES = {"total_loss": "Total loss", "lr": "Learning rate"}
 
 
@@ -55,14 +57,25 @@ def _counted(points: Points) -> Points:
 def _kind(settings: Sequence[Setting], prefix: str) -> str:
     names = dict.fromkeys(n for s in settings for run in s.runs for n in run.curves)
     shown = [name for name in names if _is_curve(name, settings) and name not in _UNCHARTED]
-    first = [n for n in shown if is_score(n) and is_main_score(n)] + _present("total_loss", names)
-    first += _present("lr", names) + [n for n in shown if "feature_std" in n]
+    scores = [n for n in shown if is_score(n) and is_main_score(n)][:_MOST_SCORES]
+    first = [*scores, *_present("total_loss", names), *_present("lr", names)]
+    first += [n for n in shown if "feature_std" in n][:_MOST_SPREADS]
     main = [chart for name in first for chart in _charts(name, settings)]
     if not main:
         return ""
     drawn = "".join(draw_chart(chart, f"{prefix}-{i}") for i, chart in enumerate(main))
     rest = [n for n in shown if n not in first and not is_of_one_class(n)]
-    return f'<div class="charts">{drawn}</div>{_folded(rest, settings, prefix)}'
+    folded = _folded(rest[:_MOST_SMALL], settings, prefix)
+    return f'<div class="charts">{drawn}</div>{folded}{_left_out(len(rest) - _MOST_SMALL)}'
+
+
+def _left_out(count: int) -> str:
+    if count <= 0:
+        return ""
+    return (
+        f'<p class="dim">{count} more curves stand only in metrics.json: a page draws '
+        f"{_MOST_SMALL} beside the main ones.</p>"
+    )
 
 
 def _folded(names: Sequence[str], settings: Sequence[Setting], prefix: str) -> str:

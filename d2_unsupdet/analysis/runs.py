@@ -22,7 +22,7 @@ from d2_unsupdet.analysis.safe_files import (
     read_text,
     whole_number,
 )
-from d2_unsupdet.analysis.score_names import headline, is_score
+from d2_unsupdet.analysis.score_names import FewNames, headline, is_score
 
 _QUIET = 900  # seconds without a line after which a run that has not ended counts as stopped
 _PATIENCE = 30  # below so many seconds nothing is said of a run that writes no line
@@ -197,7 +197,7 @@ def _read_metrics(run: Run) -> None:
     except Unreadable as error:
         run.notes.append(f"metrics.json {error}, so there are no curves and no scores.")
         return
-    damaged, unlike_number = 0, set()
+    damaged, unlike_number, few = 0, set(), FewNames()
     by_name: dict[str, dict[int, float]] = {}
     for line in filter(str.strip, lines):
         entry = _entry(line)
@@ -206,6 +206,8 @@ def _read_metrics(run: Run) -> None:
             damaged += 1
             continue
         for name, value in entry.items():
+            if not few.take(name):
+                continue
             if is_number(value):
                 by_name.setdefault(name, {})[iteration] = float(value)
             elif isinstance(value, int | float) and not isinstance(value, bool):
@@ -219,6 +221,7 @@ def _read_metrics(run: Run) -> None:
     if unlike_number:
         names = ", ".join(name[:80] for name in sorted(unlike_number)[:5])
         run.notes.append(f"Values that are not finite, or beyond 1e100, were left out of: {names}.")
+    run.notes += few.notes("metrics.json")
     if not run.curves:
         run.notes.append("metrics.json holds no values yet.")
 
@@ -234,9 +237,11 @@ def _entry(line: str) -> dict[str, Any]:
 def _read_results(run: Run) -> None:
     """Scores that the summary states win over the last ones logged."""
     result = run.summary.get("result")
+    few = FewNames(run.scores)
     for name, value in flatten(result if isinstance(result, dict) else {}).items():
-        if is_score(name) and is_number(value):
+        if is_score(name) and is_number(value) and few.take(name):
             run.scores[name] = float(value)
+    run.notes += few.notes("summary.json")
 
 
 def flatten(nested: dict[str, Any], prefix: str = "", separator: str = "/") -> dict[str, Any]:

@@ -25,10 +25,11 @@ def score_columns(runs: Iterable[Run]) -> list[str]:
     runs = list(runs)
     names = dict.fromkeys(name for run in runs for name in headline(run.scores))
     printed = {name for run in runs for name in run.paper_values}
-    tasks = dict.fromkeys(split_score(name)[0] for name in names)
+    tasks: dict[str, list[str]] = {}
+    for name in names:
+        tasks.setdefault(split_score(name)[0], []).append(name)
     columns: list[str] = []
-    for task in tasks:
-        own = [name for name in names if split_score(name)[0] == task]
+    for task, own in tasks.items():
         first = _PROPOSALS if task.endswith("_agnostic") else _FIRST
         known = [f"{task}/{metric}" for metric in first if f"{task}/{metric}" in own]
         chosen = (known or own)[:3]

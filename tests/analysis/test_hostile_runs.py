@@ -319,3 +319,29 @@ def test_config_of_a_bomb_is_shown_but_not_built(tmp_path):
     with within(5):
         assert config_value(told, "a.x") is None
     assert "*a, *a" in build_page([told])
+
+
+@pytest.mark.parametrize(
+    "name", ["x{}", "bbox/AP{}", "bbox{}/AP", "knn/x{}", "feature_std_{}", "loss_{}"]
+)
+def test_ten_thousand_names_do_not_fill_the_page(tmp_path, name):
+    run = make_run(tmp_path / "a")
+    many = {name.format(i): 1.0 for i in range(10_000)}
+    lines = [json.dumps({"iteration": i, **many}) for i in range(3)]
+    (run / "metrics.json").write_text("\n".join(lines) + "\n" + (run / "metrics.json").read_text())
+    (run / "summary.json").write_text(json.dumps({"result": {"bbox": many}}))
+    started = time.monotonic()
+    page = build_page(read_runs([run]))
+    assert len(page) < 3_000_000 and time.monotonic() - started < 20
+    assert "metrics.json holds more names than are read" in page
+    assert "Total loss" in page
+    if name == "x{}":
+        assert "300 more curves stand only in metrics.json" in page
+
+
+def test_names_of_a_rich_run_are_all_read(tmp_path):
+    run = make_run(tmp_path / "a")
+    rich = {f"bbox/AP-class {i}": 1.0 for i in range(1203)} | {f"loss_{i}": 1.0 for i in range(150)}
+    with (run / "metrics.json").open("a") as file:
+        file.write(json.dumps({"iteration": 1000, **rich}) + "\n")
+    assert rich.keys() <= read_run(run).curves.keys() and not read_run(run).notes

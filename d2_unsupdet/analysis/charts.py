@@ -1,13 +1,14 @@
 """Which curves the report draws, by kind of run; seeds of a setting become one line with a band."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from html import escape
 
 from d2_unsupdet.analysis import tables
 from d2_unsupdet.analysis.convergence import common_points
 from d2_unsupdet.analysis.curves import Chart, Points, Series, draw_chart, legend
 from d2_unsupdet.analysis.score_names import is_of_one_class, is_score
-from d2_unsupdet.analysis.scored_on import by_test_set, score_digits
+from d2_unsupdet.analysis.scored_on import by_test_set, in_short, score_digits
 from d2_unsupdet.analysis.scores import is_main_score, score_title
 from d2_unsupdet.analysis.settings import Setting
 
@@ -85,7 +86,7 @@ def _folded(names: Sequence[str], settings: Sequence[Setting], prefix: str) -> s
     blocks["More curves"] = (list(settings), [name for name in names if name not in losses])
     parts = []
     for number, (title, (own, wanted)) in enumerate(blocks.items()):
-        charts = [Chart(_title(name), series(own, name), small=True) for name in wanted]
+        charts = [replace(chart, small=True) for name in wanted for chart in _charts(name, own)]
         charts = [chart for chart in charts if any(len(s.points) > 1 for s in chart.series)]
         if charts:
             drawn = [draw_chart(c, f"{prefix}-more-{number}-{i}") for i, c in enumerate(charts)]
@@ -120,11 +121,14 @@ def _charts(name: str, settings: Sequence[Setting]) -> list[Chart]:
 
 def _score_charts(name: str, settings: Sequence[Setting]) -> list[Chart]:
     groups = by_test_set(settings)
+    short = in_short(groups)
     charts = []
     for how, own in groups.items():
         lines = series(own, name)
         if any(len(line.points) > 1 for line in lines):  # a single evaluation stands in the table
-            title = score_title(name, how.metric) + (f" on {how.place}" if len(groups) > 1 else "")
+            title = score_title(name, how.metric) + (
+                f" on {short[how].place}" if len(groups) > 1 else ""
+            )
             charts.append(Chart(title, lines, digits=score_digits(own)))
     return charts
 

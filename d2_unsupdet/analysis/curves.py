@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 
+from d2_unsupdet.analysis.page_names import breakable
+
 Points = list[tuple[int, float]]
 
 WIDTH, HEIGHT = 420, 236
@@ -253,7 +255,7 @@ def legend(series: list[Series], *, last: bool = True, digits: int | None = None
         many = f' <small class="dim">{line.runs} runs</small>' if line.runs > 1 else ""
         value = _last(line.points[-1][1], digits) if last else ""
         items.append(
-            f'<li data-s="{line.number}">{key_line(line.number)}<span>{escape(line.name)}{many}'
+            f'<li data-s="{line.number}">{key_line(line.number)}<span>{breakable(line.name)}{many}'
             f'</span> <b class="num" data-last="{value}">{value}</b></li>'
         )
     return f'<ul class="legend">{"".join(items)}</ul>'
@@ -273,7 +275,7 @@ def _table(chart: Chart, series: list[Series]) -> str:
     stride = math.ceil(len(steps) / 12)
     shown = sorted({*steps[::stride], steps[-1]})
     values = [dict(s.points) for s in series]
-    head = "".join(f'<th scope="col">{escape(s.name)}</th>' for s in series)
+    head = "".join(f'<th scope="col">{breakable(s.name)}</th>' for s in series)
     rows = []
     for step in shown:
         cells = "".join(f"<td>{v[step]:.4g}</td>" if step in v else "<td>–</td>" for v in values)

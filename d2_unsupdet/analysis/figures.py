@@ -13,6 +13,7 @@ from html import escape
 
 from PIL import Image, features
 
+from d2_unsupdet.analysis.page_names import breakable
 from d2_unsupdet.analysis.run_pictures import Picture
 from d2_unsupdet.analysis.runs import Run
 
@@ -129,7 +130,7 @@ class Gallery:
             tiles = [
                 self._figure(s, label, tag=False) for s, label in zip(own, labels, strict=True)
             ]
-            parts.append(_strip(f"{escape(image)}{name}", tiles, "evolution"))
+            parts.append(_strip(f"{breakable(image)}{name}", tiles, "evolution"))
         return "".join(parts)
 
     def _compared(self, shots: Sequence[_Shot]) -> str:
@@ -142,7 +143,7 @@ class Gallery:
                 alone.append(self._figure(own[0]))
                 continue
             tiles = [self._figure(s, s.run.name, tag=False) for s in own]
-            parts.append(_strip(escape(image), tiles, "compare"))
+            parts.append(_strip(breakable(image), tiles, "compare"))
         rest = f'<div class="shots">{"".join(alone)}</div>' if alone else ""
         return "".join(parts) + rest
 
@@ -155,7 +156,7 @@ class Gallery:
             return ""
         self._number += 1
         alt = escape(picture.alt or picture.caption)
-        said = escape(picture.caption if label is None else label)
+        said = breakable(picture.caption if label is None else label)
         whose = f" {self._tag(shot)}" if tag and len(self.runs) > 1 else ""
         full = escape(picture.caption + (f" ({shot.run.name})" if len(self.runs) > 1 else ""))
         value = "" if picture.value is None else f' data-value="{picture.value!r}"'
@@ -168,7 +169,7 @@ class Gallery:
         )
 
     def _tag(self, shot: _Shot) -> str:
-        return f'<span class="tag">{escape(shot.run.name)}</span>'
+        return f'<span class="tag">{breakable(shot.run.name)}</span>'
 
 
 def encode(picture: Picture, share: int | None = None) -> tuple[str, str, int, int]:

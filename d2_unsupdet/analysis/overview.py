@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from html import escape
 
 from d2_unsupdet.analysis import tables
+from d2_unsupdet.analysis.page_names import short_names
 from d2_unsupdet.analysis.runs import Run
 from d2_unsupdet.analysis.score_table import runs_of
-from d2_unsupdet.analysis.scored_on import by_test_set, score_digits
+from d2_unsupdet.analysis.scored_on import by_test_set, in_short, score_digits
 from d2_unsupdet.analysis.scores import (
     delta,
     noise_of,
@@ -33,6 +34,7 @@ def cards(settings: Sequence[Setting], baseline: Setting | None) -> str:
     runs = runs_of(settings)
     parts = []
     groups = by_test_set(settings)
+    short = in_short(groups)
     for how, own in groups.items():
         digits = score_digits(own)
         for column in one_a_task(score_columns(runs_of(own))):
@@ -40,7 +42,7 @@ def cards(settings: Sequence[Setting], baseline: Setting | None) -> str:
             best = max(rivals, key=lambda s: s.mean(column) or 0.0)
             title = score_title(column, how.metric)
             title = f"Best {title[0].lower()}{title[1:]}" if len(rivals) > 1 else title
-            title += f" on {how.place}" if len(groups) > 1 else ""
+            title += f" on {short[how].place}" if len(groups) > 1 else ""
             noise = spread(best.scores(column))
             value = f"{best.mean(column):.{digits}f}"
             if noise is not None:
@@ -56,13 +58,15 @@ def run_table(settings: Sequence[Setting]) -> str:
     runs = runs_of(settings)
     names = {run.path.resolve(): run.name for run in runs}
     anchors = {id(run): f"run-{i + 1}" for i, run in enumerate(runs)}
+    data = short_names(tables.data_set(run) for run in runs)
     head = ["Run", "Method", "Data", "Weights", "Steps", "Time", "First loss", "Last loss"]
     rows = []
     for setting in settings:
         for run in setting.runs:
             losses = run.curves.get("total_loss", [])
             ends = [losses[0][1], losses[-1][1]] if losses else [None, None]
-            cells = [tables.text_cell(tables.method(run)), tables.text_cell(tables.data_set(run))]
+            told = tables.data_set(run)
+            cells = [tables.text_cell(tables.method(run)), tables.text_cell(data[told], told)]
             cells += [tables.text_cell(tables.initial_weights(run, names)), _steps(run), _time(run)]
             cells += [tables.number_cell(value) for value in ends]
             state = "" if run.state == "finished" else progress(run)

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from d2_unsupdet.analysis import tables
 from d2_unsupdet.analysis.overview import progress
+from d2_unsupdet.analysis.page_names import breakable
 from d2_unsupdet.analysis.run_files import RunFile
 from d2_unsupdet.analysis.runs import Run, flatten
 from d2_unsupdet.analysis.safe_files import is_number
@@ -47,7 +48,7 @@ def run_details(settings: Sequence[Setting], folder: Path | None) -> str:
             shown = shown or f"run-{number}"
             parts.append(
                 f'<details class="run" id="run-{number}"{" open" if alone else ""}><summary>'
-                f"<span>{escape(run.name)}</span> "
+                f"<span>{breakable(run.name)}</span> "
                 f'<small class="dim">{escape(progress(run))}</small></summary>{inner}</details>'
             )
     return "".join(parts)
@@ -65,7 +66,7 @@ def _differences(settings: Sequence[Setting]) -> str:
 
 
 def _difference_table(settings: Sequence[Setting], rows: dict[str, list[str]], kind: str) -> str:
-    head = "".join(f'<th scope="col" class="text">{tables.breakable(key)}</th>' for key in rows)
+    head = "".join(f'<th scope="col" class="text">{breakable(key)}</th>' for key in rows)
     lines = []
     for number, setting in enumerate(settings):
         cells = "".join(tables.text_cell(values[number]) for values in rows.values())

@@ -7,8 +7,10 @@ from html import escape
 from pathlib import Path
 
 from d2_unsupdet.analysis import tables
+from d2_unsupdet.analysis.page_names import breakable, short_names
 from d2_unsupdet.analysis.runs import Run
-from d2_unsupdet.analysis.scored_on import ScoredOn, by_test_set, score_digits
+from d2_unsupdet.analysis.score_names import is_of_one_class
+from d2_unsupdet.analysis.scored_on import ScoredOn, by_test_set, in_short, score_digits
 from d2_unsupdet.analysis.scores import delta, noise_of, score_columns, score_title, spread
 from d2_unsupdet.analysis.settings import Setting, seed_of, without_seed
 
@@ -22,7 +24,7 @@ def score_table(settings: Sequence[Setting], baseline: Setting | None) -> str:
     parts = []
     for number, (how, own) in enumerate(groups.items()):
         if how.is_known or len(groups) > 1:
-            parts.append(f"<h3>On {escape(how.label)}</h3>")
+            parts.append(f"<h3>On {breakable(how.label)}</h3>")
         base = baseline if baseline in own else None
         anchor = f"score-table-{number + 1}" if number else "score-table"
         parts.append(
@@ -38,6 +40,7 @@ def _table(
 ) -> str:
     columns, digits = score_columns(runs_of(own)), score_digits(own)
     best = {c: max(_mean(s, c) for s in own) for c in columns}
+    trained_on = short_names(tables.data_set(setting.runs[0]) for setting in own)
     rows = []
     for setting in own:
         cells = [
@@ -51,12 +54,10 @@ def _table(
         weights = without_seed(weights) if len(setting.runs) > 1 else weights
         cells += [tables.text_cell(weights), _count(setting)]
         tag = ' <span class="tag base">baseline</span>' if setting is baseline else ""
-        data = tables.data_set(first)
+        data = trained_on[tables.data_set(first)]
         trained = "" if data == "–" else f"trained on {data}"
         remarks = filter(None, (trained, paper_name(setting), _unfinished(setting)))
-        more = tag + "".join(
-            f'<small class="dim">{tables.breakable(text)}</small>' for text in remarks
-        )
+        more = tag + "".join(f'<small class="dim">{breakable(text)}</small>' for text in remarks)
         head = tables.row_head(setting.name, setting.number, more)
         rows.append(f"<tr>{head}{''.join(cells)}</tr>")
     titles = [score_title(column, how.metric) for column in columns]
@@ -81,7 +82,9 @@ def paper_name(setting: Setting) -> str:
 def seed_table(settings: Sequence[Setting]) -> str:
     """Every run of the settings that have several, folded away."""
     parts = []
-    for how, own in by_test_set(settings).items():
+    groups = by_test_set(settings)
+    short = in_short(groups)
+    for how, own in groups.items():
         several = [setting for setting in own if len(setting.runs) > 1]
         runs = runs_of(several)
         if not several:
@@ -98,7 +101,7 @@ def seed_table(settings: Sequence[Setting]) -> str:
                     cells.append(tables.number_cell(value, text))
                 rows.append(f"<tr>{tables.row_head(run.name, setting.number)}{''.join(cells)}</tr>")
         head = ["Run", "Seed", *(score_title(column, how.metric) for column in columns)]
-        where = f" on {how.label}" if how.is_known else ""
+        where = f" on {short[how].label}" if how.is_known else ""
         parts.append(
             f"<details><summary>Each of the {len(runs)} seeds{escape(where)}</summary>"
             f"{tables.sortable(f'Each seed{where}', head, rows, ())}</details>"
@@ -108,20 +111,24 @@ def seed_table(settings: Sequence[Setting]) -> str:
 
 def all_scores(settings: Sequence[Setting]) -> str:
     """Every score of every setting, classes and sizes of objects included, folded away."""
-    return "".join(_all_of(how, own) for how, own in by_test_set(settings).items())
+    groups = by_test_set(settings)
+    short = in_short(groups)
+    return "".join(_all_of(short[how], own) for how, own in groups.items())
 
 
 def _all_of(how: ScoredOn, own: Sequence[Setting]) -> str:
     names = sorted({name for run in runs_of(own) for name in run.scores})
-    head = "".join(f'<th scope="col">{tables.breakable(s.name)}</th>' for s in own)
+    head = "".join(f'<th scope="col">{breakable(s.name)}</th>' for s in own)
     rows, digits = [], score_digits(own)
     for name in names:
         means = [setting.mean(name) for setting in own]
         cells = "".join("<td>–</td>" if m is None else f"<td>{m:.{digits}f}</td>" for m in means)
         rows.append(f'<tr><th scope="row" class="text">{escape(name)}</th>{cells}</tr>')
     where = f" on {how.label}" if how.is_known else ""
+    classes = ", classes included," if any(map(is_of_one_class, names)) else ""
+    said = f"All {len(names)} scores{classes}{where}".removesuffix(",")
     return (
-        f"<details><summary>All {len(names)} scores{escape(where)}, classes included</summary>"
+        f"<details><summary>{escape(said)}</summary>"
         f'<div class="table" tabindex="0" role="region" aria-label="All scores{escape(where)}">'
         '<table class="plain"><thead><tr><th scope="col" class="text">Score</th>'
         f"{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></details>"

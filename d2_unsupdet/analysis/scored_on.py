@@ -5,9 +5,10 @@ nothing; so the report has a table, a figure and a curve for each.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from d2_unsupdet.analysis.page_names import short_names
 from d2_unsupdet.analysis.runs import Run, config_value
 from d2_unsupdet.analysis.score_names import headline, split_score
 from d2_unsupdet.analysis.scores import digits_of, score_columns
@@ -69,6 +70,13 @@ def by_test_set(settings: Iterable[Setting]) -> dict[ScoredOn, list[Setting]]:
         if setting.counted:
             groups.setdefault(scored_on(setting.counted[0]), []).append(setting)
     return groups
+
+
+def in_short(groups: Iterable[ScoredOn]) -> dict[ScoredOn, ScoredOn]:
+    """Each with a short name of its test set, for headings; whole where two would be alike."""
+    groups = list(groups)
+    names = short_names(how.test for how in groups)
+    return {how: replace(how, test=names[how.test]) for how in groups}
 
 
 def score_digits(settings: Sequence[Setting]) -> int:

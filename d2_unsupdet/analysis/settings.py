@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from d2_unsupdet.analysis.page_names import last_parts, short_data
 from d2_unsupdet.analysis.runs import Run, config_value, flatten, read_settings
 from d2_unsupdet.analysis.tables import plain
 from d2_unsupdet.errors import UserError, nearest
@@ -127,14 +128,14 @@ def differences(settings: Sequence[Setting]) -> dict[str, list[str]]:
     hundreds of other keys.
     """
     keys = sorted({key for setting in settings for key in setting.values})
-    apart = [key for key in keys if len({_short(s.values.get(key)) for s in settings}) > 1]
+    apart = [key for key in keys if len({_whole(s.values.get(key)) for s in settings}) > 1]
     by_section: dict[str, list[str]] = {}
     for key in apart:
         by_section.setdefault(key.split(".")[0], []).append(key)
     rows: dict[str, list[str]] = {}
     for section, own in by_section.items():
         if len(own) <= _ROW or section == "train":
-            rows |= {key: [_short(s.values.get(key)) for s in settings] for key in own}
+            rows |= {key: _told([s.values.get(key) for s in settings]) for key in own}
         else:
             rows[section] = [_built(s, section) for s in settings]
     seen: set[tuple[str, ...]] = set()
@@ -221,14 +222,23 @@ def _tell_apart(settings: Sequence[Setting]) -> None:
         setting.name += f" ({count})" if count > 1 else ""
 
 
-def _short(value: Any) -> str:
+def _told(values: Sequence[Any]) -> list[str]:
+    """Each in a few words, or whole where those would be the same for different values."""
+    whole = [_whole(value) for value in values]
+    short = [_short(text) for text in whole]
+    return short if len(set(short)) == len(set(whole)) else whole
+
+
+def _whole(value: Any) -> str:
     if value is None or value == "":
         return "–"
-    if isinstance(value, list):
-        value = plain(value)
-    if isinstance(value, str) and "/" in value and not value.startswith("<run>"):
-        value = "/".join(Path(value).parts[-2:])
-    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else plain(value)
+
+
+def _short(text: str) -> str:
+    if "/" in text and not text.startswith("<run>"):
+        named = short_data(text)
+        text = last_parts(text) if named == text else named
     return text if len(text) <= 48 else text[:47] + "…"
 
 

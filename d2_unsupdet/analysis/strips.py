@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from html import escape
 
-from d2_unsupdet.analysis import tables
 from d2_unsupdet.analysis.curves import COLORS, key_line, nice_ticks, tick_labels
+from d2_unsupdet.analysis.page_names import breakable
 from d2_unsupdet.analysis.score_table import runs_of
-from d2_unsupdet.analysis.scored_on import by_test_set, score_digits
+from d2_unsupdet.analysis.scored_on import by_test_set, in_short, score_digits
 from d2_unsupdet.analysis.scores import one_a_task, score_columns, score_title
 from d2_unsupdet.analysis.settings import Setting
 
@@ -14,11 +14,13 @@ from d2_unsupdet.analysis.settings import Setting
 def strips(settings: Sequence[Setting]) -> str:
     """A figure for the first score of each task and test set that several settings have."""
     parts = []
-    for how, own in by_test_set(settings).items():
+    groups = by_test_set(settings)
+    short = in_short(groups)
+    for how, own in groups.items():
         for column in one_a_task(score_columns(runs_of(own))):
             rivals = [setting for setting in own if setting.scores(column)]
             if len(rivals) > 1:
-                where = f" on {how.place}" if how.is_known else ""
+                where = f" on {short[how].place}" if how.is_known else ""
                 title = score_title(column, how.metric) + where
                 parts.append(_figure(title, column, rivals, score_digits(own)))
     return f'<div class="strips">{"".join(parts)}</div>' if parts else ""
@@ -77,7 +79,7 @@ def _row(setting: Setting, column: str, scale: _Scale, grid: str, digits: int) -
         said = f'<small class="paper">ref. {paper:.{digits}f}</small>'
     return (
         f'<li data-s="{setting.number}"><span class="who">{key_line(setting.number)}'
-        f"<span>{tables.breakable(setting.name)}</span></span>"
+        f"<span>{breakable(setting.name)}</span></span>"
         f'<span class="strip"><svg aria-hidden="true">{grid}{marks}</svg></span>'
         f'<b class="num">{mean:.{digits}f}{said}</b></li>'
     )

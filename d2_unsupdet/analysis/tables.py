@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from d2_unsupdet.analysis.curves import key_line
+from d2_unsupdet.analysis.page_names import breakable
 from d2_unsupdet.analysis.runs import Run, config_value, flatten
 
 
@@ -32,9 +33,10 @@ def row_head(name: str, number: int, more: str = "", *, link: str = "") -> str:
     )
 
 
-def text_cell(value: str) -> str:
-    """Words, to the left."""
-    return f'<td class="text" data-value="{escape(value)}">{breakable(value)}</td>'
+def text_cell(value: str, whole: str = "") -> str:
+    """Words, to the left; the pointer shows what `whole` has more."""
+    more = f' title="{escape(whole)}"' if whole not in ("", value) else ""
+    return f'<td class="text" data-value="{escape(value)}"{more}>{breakable(value)}</td>'
 
 
 def number_cell(value: float | None, shown: str | None = None) -> str:
@@ -48,13 +50,6 @@ def short(value: float) -> str:
     """Three digits, with a minus sign that is as wide as a plus."""
     text = f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:#.3g}".rstrip(".")
     return text.replace("-", "−")
-
-
-def breakable(text: str) -> str:
-    """Escaped, with the places where a long name of files and words may break."""
-    if len(text) <= 12:
-        return escape(text)
-    return escape(text).replace("_", "_<wbr>").replace("/", "/<wbr>")
 
 
 def definitions(entries: dict[str, Any]) -> str:

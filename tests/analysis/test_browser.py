@@ -215,6 +215,30 @@ def test_a_phone_scrolls_one_way_in_light_and_dark(opened, report, dark):
     assert (light < 120 and other > 600) if dark else (light > 600 and other < 120)
 
 
+def test_long_names_of_data_break_inside_of_their_boxes(page, tmp_path):
+    """Own data are called by their paths; of two that are alike in short the whole names stand."""
+    folder = "output/a_long_way_down/to/my/example"
+    names = [f"coco:{folder}{i}/own/val.json@{folder}{i}/images/of_the_test/val" for i in (1, 2)]
+    runs = []
+    for i, name in enumerate(names * 2):
+        test = json.dumps({"test": {"dataset": {"names": name}}})
+        config = f"dataloader: {test}\nlr: {i}"
+        runs.append(make_run(tmp_path / f"r{i}", ap=20.0 + i, data=name, config=config))
+    report = write_report(runs, tmp_path / "r.html").as_uri()
+    wide = (
+        "[...document.querySelectorAll('.card, .panel, .chart')]"
+        ".filter(box => box.scrollWidth > box.clientWidth + 1).length"
+    )
+    for width in (1280, 390):
+        page.show(width, 800)
+        for section in SECTIONS[:3]:
+            page.open("about:blank")
+            page.open(f"{report}#{section}")
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            assert page.evaluate(wide) == 0
+    assert names[0] in page.evaluate(text("#scores h3"))
+
+
 def test_paper_shows_all_sections_and_no_controls(opened):
     opened.show(800, 1000, media="print")
     visible = "[...document.querySelectorAll('main > section')].map(s => s.checkVisibility())"

@@ -88,7 +88,7 @@ def test_scores_of_two_test_sets_are_not_compared(tmp_path):
     result = {"bbox": {"AP": 90.0}, "bbox_coco": {"AP": 70.0}}
     (folders[2] / "summary.json").write_text(json.dumps({"kind": "finetune", "result": result}))
     page = build_page(read_runs(folders), baseline="b")
-    scores = scores_of(page)
+    scores = scores_of(page).replace("<wbr>", "")
     titles = re.findall(r"<h3>([^<]+)</h3>", scores)
     assert titles == ["On own", "On voc_test, VOC&#x27;s metric and COCO&#x27;s"]
     first, second = scores.split("<h3>")[1:]
@@ -101,6 +101,24 @@ def test_scores_of_two_test_sets_are_not_compared(tmp_path):
     assert charts[0] == "Box AP on own" and charts[1].startswith("Box (VOC) AP on voc_test")
     strips = page.split('class="strips">')[1].split("</ol>")[0]
     assert strips.count("<li data-s=") == 2
+
+
+def test_folded_curves_of_two_test_sets_are_charts_of_their_own(tmp_path):
+    folders = [make_run(tmp_path / n, config=on(n)) for n in ("one", "two")]
+    for folder in folders:
+        log = folder / "metrics.json"
+        log.write_text(log.read_text().replace("bbox/AP-cat", "bbox/APl"))
+    folded = build_page(read_runs(folders)).split("<summary>More curves")[1]
+    charts = re.findall(r"<figcaption>([^<]+)<", folded.split("</details>")[0])
+    assert charts == ["Box APl on one", "Box APl on two"]
+
+
+def test_scores_without_classes_are_not_said_to_have_some(tmp_path):
+    run = make_run(tmp_path / "a", config=on("own"))
+    assert "All 3 scores, classes included, on own<" in build_page([read_run(run)])
+    log = run / "metrics.json"
+    log.write_text(log.read_text().replace("bbox/AP-cat", "bbox/APl"))
+    assert "All 3 scores on own<" in build_page([read_run(run)])
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Seeds are told from settings by the configs, whatever the folders are called."""
 
+import json
+
 import pytest
 
 from d2_unsupdet.analysis.runs import read_run, read_runs
@@ -137,6 +139,15 @@ def test_a_model_of_other_parts_is_one_difference(tmp_path):
     ]
     settings = group_settings(read_runs(folders))
     assert differences(settings) == {"model": ["Dab", "Deta"]}
+
+
+def test_what_differs_only_in_its_first_part_is_told_whole(tmp_path):
+    names = [f"coco:/{place}/val.json@/{place}/images" for place in ("a/own", "b/own", "b/other")]
+    configs = [json.dumps({"data": {"names": name}})[1:-1] for name in names]
+    folders = [make_run(tmp_path / f"r{i}", config=text) for i, text in enumerate(configs)]
+    settings = group_settings(read_runs(folders))
+    assert differences(settings[:2]) == {"data.names": names[:2]}
+    assert differences(settings[1:]) == {"data.names": ["coco:own/val.json", "coco:other/val.json"]}
 
 
 @pytest.mark.parametrize(

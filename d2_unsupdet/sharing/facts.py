@@ -33,7 +33,7 @@ class Facts:
         kind: "pretrain" or "finetune".
         method: class of the model that was trained.
         detector: class of the detector in it; empty where there is none.
-        data, test: names of data sets.
+        data, test: names of data sets, with the share of the images that was trained on.
         schedule: length and rate, in words.
         init: the starting weights, in words.
         scores: "bbox/AP" -> value, those that exist.
@@ -70,7 +70,7 @@ def facts_of(run: Run, cfg: DictConfig, *, name: str, best: Entry | None = None)
         kind=kind,
         method=method,
         detector=_detector(cfg, kind, method),
-        data=_names(summary.get("data")),
+        data=_names(summary.get("data")) + _subset(cfg),
         test=_names(summary.get("test")),
         schedule=_schedule(cfg, summary),
         init=_init(summary),
@@ -96,6 +96,14 @@ def _names(value: Any) -> str:
     """Data sets without the folders that they lie in: `coco:train.json@images`."""
     names = value if isinstance(value, list) else str(value or "").strip("[]").split(",")
     return ", ".join(_without_folders(str(name).strip(" '\"")) for name in names)
+
+
+def _subset(cfg: DictConfig) -> str:
+    """Fifty labelled images are not the data set."""
+    subset = cfg.dataloader.train.dataset.get("subset")
+    if subset is None:
+        return ""
+    return f" (subset {_without_folders(subset) if isinstance(subset, str) else subset})"
 
 
 def _without_folders(name: str) -> str:

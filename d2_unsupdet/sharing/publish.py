@@ -133,7 +133,7 @@ def own_places(cfg: DictConfig) -> list[str]:
     return [
         f"{key}={value}"
         for key, value in _texts(to_plain(cfg))
-        if not value.startswith(output) and any(map(_is_place, _pieces(value)))
+        if not f"{value}/".startswith(f"{output}/") and any(map(_is_place, _pieces(value)))
     ]
 
 

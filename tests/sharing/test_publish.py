@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 import yaml
+from omegaconf import OmegaConf
 
 from d2_unsupdet.analysis.detectors import open_detector
 from d2_unsupdet.analysis.look import open_looker
@@ -21,7 +22,7 @@ from d2_unsupdet.engine.checks import prepare
 from d2_unsupdet.engine.config import dump_config, load_config
 from d2_unsupdet.engine.run import evaluate, to_plain
 from d2_unsupdet.errors import UserError
-from d2_unsupdet.sharing.publish import publish
+from d2_unsupdet.sharing.publish import own_places, publish
 from tests.sharing.runs import ROOT, SETS, SMALL, finetuned, pretrained, weights_of
 
 
@@ -288,3 +289,26 @@ def test_the_tool_says_what_is_left_to_do(run, tmp_path, capsys):
     tool.main([str(run), str(tmp_path / "shared")])
     said = capsys.readouterr().out
     assert sha256(tmp_path / "shared/model.safetensors") in said and "choose a licence" in said
+
+
+def test_the_folder_of_results_is_everybodys_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("output/run/priors", "output/run_boxes"):
+        (tmp_path / folder).mkdir(parents=True)
+    places = {"own": "output/run/priors", "another": "output/run_boxes"}
+    cfg = OmegaConf.create({"train": {"output_dir": "output/run"}, **places})
+    assert own_places(cfg) == ["another=output/run_boxes"]
+
+
+@pytest.mark.parametrize(
+    "subset, told",
+    [("2@seed0", "subset 2@seed0"), (0.5, "subset 0.5"), ("ids:/home/me/few.json", "few.json")],
+)
+def test_a_few_labels_are_not_the_data_set(subset, told, run, tmp_path):
+    copy = copied(run, tmp_path)
+    cfg = load_config(str(copy / "config.yaml"))
+    cfg.dataloader.train.dataset.subset = subset
+    (copy / "config.yaml").write_text(dump_config(cfg))
+    card = (publish(copy, tmp_path / "shared").folder / "README.md").read_text()
+    (sentence,) = [line for line in card.splitlines() if "trained with labels on" in line]
+    assert "images=4" in sentence and told in sentence and "/home" not in card

@@ -38,7 +38,9 @@ def done_in(output: Path, row: Row) -> str:
     """What the output folder says of a row."""
     if row.cited:
         return "only cited"
-    found = sorted(output.glob(f"**/{row.id}/result.json"))
-    if found:
-        return "finished" if found[0].parents[1] == output else found[0].parents[1].name
-    return "begun" if list(output.glob(f"**/{row.id}")) else "nothing yet"
+    trials = sorted(output.glob("scale-*"))
+    for folder in (output, *trials):
+        if (folder / row.id / "result.json").is_file():
+            return "finished" if folder == output else folder.name
+    begun = any((folder / row.id).is_dir() for folder in (output, *trials))
+    return "begun" if begun else "nothing yet"

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from d2_unsupdet.data import catalog
+from d2_unsupdet.errors import UserError
 from d2_unsupdet.protocols.options import Options, first_file
 from d2_unsupdet.protocols.rows import Row
 from d2_unsupdet.protocols.run import begun, finished
@@ -38,4 +40,17 @@ def described(row: Row, options: Options) -> str:
     if file:
         missing = "" if Path(file).is_file() else " (not there yet)"
         lines.append(f"# needs {file}: {what}{missing}")
+    lines += [f"# missing: {what}" for what in missing_data(stages)]
     return "\n".join([*lines, *(stage.command for stage in stages)])
+
+
+def missing_data(stages: Sequence[Stage]) -> list[str]:
+    """What unfinished stages would read and is not on disk, each once."""
+    found = {}
+    for names in (names for stage in stages if not finished(stage) for names in stage.data):
+        for name in catalog.split_names(names):
+            try:
+                catalog.check(name)
+            except UserError as error:
+                found[name] = str(error).splitlines()[0].partition(" (relative")[0]
+    return list(found.values())

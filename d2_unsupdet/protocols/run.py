@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -21,8 +22,11 @@ COMMAND = "command.json"  # beside a stage's results: what made them
 
 
 def run_words(words: Sequence[str]) -> int:
-    """The default runner: a process of its own, in the repository's folder."""
-    return subprocess.run([sys.executable, *words], cwd=ROOT).returncode
+    """The default runner: a process of its own, in the repository's folder.
+
+    It keeps the lock of `alone`, so that killing us does not free the folder it trains in.
+    """
+    return subprocess.run([sys.executable, *words], cwd=ROOT, close_fds=False).returncode
 
 
 def run_row(row: Row, options: Options, *, runner: Runner = run_words) -> list[Compared]:
@@ -112,4 +116,5 @@ def alone(folder: Path) -> Iterator[None]:
             raise UserError(
                 f"Another process works in '{folder}'; repeat the command when it is done."
             ) from None
+        os.set_inheritable(file.fileno(), True)
         yield

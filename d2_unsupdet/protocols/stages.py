@@ -122,7 +122,7 @@ def _boxes(recipe: Recipe, cfg: DictConfig, share: str, folder: Path) -> Stage:
     if subset is not None:
         words += ["--subset", str(subset)]
     ours = folder / name
-    store = there if subset is None and has_boxes(there) and not has_boxes(ours) else ours
+    store = there if has_boxes(there) and not has_boxes(ours) else ours
     return Stage(kind="boxes", words=(*words, "--out", str(store)), folder=store, data=(names,))
 
 

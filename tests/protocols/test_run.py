@@ -1,7 +1,12 @@
 """A row as commands: what is run, what is skipped, resumed and refused, and what is left behind."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -155,6 +160,40 @@ def test_two_processes_never_train_in_one_folder(tmp_path):
         run_row(row_of(), options, runner=Runner())
 
 
+def test_a_killed_command_leaves_its_folder_to_the_training_that_lives_on(tmp_path):
+    folder, told = tmp_path / "run", tmp_path / "pid"
+    training = f"import os, time; open({str(told)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    script = (
+        "from pathlib import Path; from d2_unsupdet.protocols.run import alone, run_words\n"
+        f"with alone(Path({str(folder)!r})): run_words(['-c', {training!r}])"
+    )
+    command = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
+    wait_until(lambda: told.exists() and told.read_text())
+    command.kill()
+    command.wait()
+    try:
+        with pytest.raises(UserError, match="Another process works"), alone(folder):
+            pass
+    finally:
+        os.kill(int(told.read_text()), signal.SIGKILL)
+
+    def free() -> bool:
+        try:
+            with alone(folder):
+                return True
+        except UserError:
+            return False
+
+    wait_until(free)
+
+
+def wait_until(done) -> None:
+    end = time.monotonic() + 60
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
 def test_a_trial_is_short_and_lies_apart(tmp_path):
     row = row_of()
     stages = plan(row, Options(output=tmp_path, scale=0.01))
@@ -210,8 +249,10 @@ def test_boxes_that_the_recipe_has_are_taken(tmp_path, monkeypatch):
     (boxes, *_) = plan(replace(row, finetune=None), Options(output=tmp_path / "out"))
     assert boxes.folder.is_relative_to(tmp_path / "out")
     monkeypatch.setattr(stages_module, "has_boxes", lambda folder: folder == store)
-    (boxes, *_) = plan(replace(row, finetune=None), Options(output=tmp_path / "out"))
-    assert boxes.folder == store
+    for scale in (1, 0.01):  # which serves a trial too
+        options = Options(output=tmp_path / "out", scale=scale)
+        (boxes, *_) = plan(replace(row, finetune=None), options)
+        assert boxes.folder == store
 
 
 def test_a_trial_finds_boxes_in_its_share_of_the_images(tmp_path):
@@ -290,6 +331,18 @@ def test_a_dry_run_says_where_the_score_comes_from_and_what_is_missing(tmp_path,
     (tmp_path / "supervised_r18.pth").touch()
     assert "not there" not in described(row, options)
     assert "# needs" not in described(row_of(), options)
+
+
+def test_a_dry_run_names_the_data_that_is_missing_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    (row,) = select("dupr-voc-dupr")
+    text = described(row, Options(output=tmp_path / "out"))
+    missing = [line for line in text.splitlines() if line.startswith("# missing")]
+    names = ["imagenet_train", "voc_2007_trainval", "voc_2012_trainval", "voc_2007_test"]
+    for line, name in zip(missing, names, strict=True):
+        assert line.startswith(f"# missing: Data set '{name}' is not on disk: {tmp_path}")
+        assert line.endswith("does not exist")
+    assert "missing" not in described(row_of(), Options(output=tmp_path / "out"))
 
 
 def test_a_list_has_columns_and_says_what_is_here(tmp_path):

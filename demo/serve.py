@@ -33,8 +33,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "model",
         metavar="CHECKPOINT_OR_RUN",
-        help="folder of a run, or a file of weights: in a run's folder its config is taken, "
-        "elsewhere --config, else its ResNet alone is used",
+        help="folder of a run, hub:owner/name, or a file of weights: in a run's folder its config "
+        "is taken, elsewhere --config, else its ResNet alone is used",
     )
     parser.add_argument("--config", help="config of the detector whose weights the file holds")
     parser.add_argument(

@@ -17,7 +17,8 @@ from torch import Tensor
 from d2_unsupdet.analysis.attention import Attention, Trace, trace_attention
 from d2_unsupdet.analysis.detectors import Shown, open_detector
 from d2_unsupdet.checkpoint.backbone import FrozenResNet, load_resnet, resnet_of
-from d2_unsupdet.checkpoint.published import is_export
+from d2_unsupdet.checkpoint.hub import PREFIX, parse_name
+from d2_unsupdet.checkpoint.published import is_export, is_published, located
 from d2_unsupdet.detectors import DETR
 from d2_unsupdet.detectors.boxes import to_xyxy
 from d2_unsupdet.engine.config import is_box_pretext, load_config, scored_set
@@ -105,22 +106,26 @@ def open_looker(
     """What a run, or a file of weights, has to say.
 
     Args:
-        source: the folder of a run or a published one, a file of weights in one (its config is
-            used), any other file of weights (its backbone is used), or a config.
+        source: the folder of a run or a published one, `hub:owner/name[@revision]`, a file of
+            weights in a folder (its config is used), any other file of weights (its backbone is
+            used), or a config.
         weights: those of a config or instead of a run's newest.
         overrides: of the config.
         allow_unsafe: let a file run code.
     """
+    name = None
+    if str(source).startswith(PREFIX):
+        name, source = parse_name(str(source))[0].rpartition("/")[2], _fetched(str(source))
     path = Path(source)
     if path.is_file() and path.suffix not in CONFIGS:
         if not (path.parent / "config.yaml").is_file() or _is_export(path):
             net = load_resnet(path, allow_unsafe=allow_unsafe)
-            return Looker(label=path.stem, shown=None, net=net)
+            return Looker(label=name or path.stem, shown=None, net=net)
         source, weights = path.parent, weights or str(path)
     elif not path.exists():
         raise UserError(f"There is no run or file '{source}'.")
     folder = Path(source) if Path(source).is_dir() else None
-    label = Path(source).resolve().stem
+    label = name or Path(source).resolve().stem
     config = str(folder / "config.yaml" if folder else source)
     cfg = load_config(config, overrides, allow_unsafe=allow_unsafe)
     if not _predicts(cfg) or (folder is not None and weights is None and is_export(folder)):
@@ -133,6 +138,12 @@ def open_looker(
     )
     device = next(shown.model.parameters()).device
     return Looker(label=label, shown=shown, net=resnet_of(shown.model, str(source)).to(device))
+
+
+def _fetched(source: str) -> Path:
+    """The published folder of a repository, or the file of weights that somebody else put there."""
+    file = located(source)
+    return file.parent if is_published(file.parent) else file
 
 
 def _is_export(path: Path) -> bool:

@@ -1,5 +1,6 @@
 """What stands where: a run, weights in it or elsewhere, an export; and which query answered."""
 
+import json
 import shutil
 
 import pytest
@@ -8,7 +9,9 @@ import torch
 from d2_unsupdet.analysis.attention import trace_attention
 from d2_unsupdet.analysis.look import open_looker
 from d2_unsupdet.errors import UserError
+from d2_unsupdet.sharing.publish import publish
 from tests.demo.conftest import photos, run_of  # noqa: F401 (fixtures)
+from tests.sharing.fake_hub import asked_by_the_client
 
 
 def test_each_box_has_the_query_that_answered(run_of, photos):  # noqa: F811
@@ -56,3 +59,22 @@ def test_an_export_is_not_of_the_config_beside_it(run_of, tmp_path):  # noqa: F8
 def test_what_is_missing_is_a_sentence(tmp_path):
     with pytest.raises(UserError, match="no run or file"):
         open_looker(tmp_path / "nothing")
+
+
+def test_a_repository_of_the_hub(run_of, tmp_path, monkeypatch):  # noqa: F811
+    run = shutil.copytree(run_of("deformable"), tmp_path / "run")
+    summary = {"kind": "finetune", "iterations": 1, "images": 1, "method": "a detector"}
+    (run / "summary.json").write_text(json.dumps(summary))
+    publish(run, tmp_path / "published")
+    shutil.copytree(tmp_path / "published", tmp_path / "bare")
+    (tmp_path / "bare/manifest.json").unlink()
+    with asked_by_the_client(tmp_path / "cache", monkeypatch) as hub:
+        hub.add("someone/shapes", tmp_path / "published")
+        hub.add("someone/bare", tmp_path / "bare")
+        looker = open_looker("hub:someone/shapes")
+        bare = open_looker("hub:someone/bare")
+    assert (looker.label, looker.names[0], looker.attends) == ("shapes", "circle", True)
+    ours, theirs = looker.shown.model.state_dict(), bare.shown.model.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    with pytest.raises(UserError, match="names no repository"):
+        open_looker("hub:shapes")

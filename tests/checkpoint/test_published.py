@@ -16,7 +16,7 @@ from d2_unsupdet.checkpoint.hub import parse_name
 from d2_unsupdet.checkpoint.load import load_weights
 from d2_unsupdet.checkpoint.published import FORMAT, located
 from d2_unsupdet.errors import UserError
-from tests.sharing.fake_hub import FakeHub, serve
+from tests.sharing.fake_hub import asked_by_the_client
 
 
 def published(folder: Path, value: float = 1.0) -> Path:
@@ -107,19 +107,8 @@ def test_without_huggingface_hub(monkeypatch):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """The real client against a server of ours, with a cache of its own."""
-    constants = pytest.importorskip("huggingface_hub.constants")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    hub_module.fetch.cache_clear()
-    with serve(FakeHub()) as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        monkeypatch.setattr(
-            constants,
-            "HUGGINGFACE_CO_URL_TEMPLATE",
-            server.url + "/{repo_id}/resolve/{revision}/{filename}",
-        )
-        yield server
-    hub_module.fetch.cache_clear()
+    with asked_by_the_client(tmp_path / "cache", monkeypatch) as hub:
+        yield hub
 
 
 def test_weights_from_the_hub(hub, folder, tmp_path):

@@ -12,6 +12,10 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pytest
+
+from d2_unsupdet.checkpoint import hub as hub_module
+
 
 class FakeHub:
     """Repositories by `owner/name`; each is a folder under a commit, reached by its branches."""
@@ -100,3 +104,20 @@ def entry(file: Path) -> dict[str, object]:
     """A file as the hub lists it."""
     digest = hashlib.sha1(file.read_bytes()).hexdigest()
     return {"type": "file", "path": file.name, "size": file.stat().st_size, "oid": digest}
+
+
+@contextmanager
+def asked_by_the_client(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """The real client against a server of ours, with a cache of its own."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    hub_module.fetch.cache_clear()
+    with serve(FakeHub()) as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(
+            constants,
+            "HUGGINGFACE_CO_URL_TEMPLATE",
+            server.url + "/{repo_id}/resolve/{revision}/{filename}",
+        )
+        yield server
+    hub_module.fetch.cache_clear()

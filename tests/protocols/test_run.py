@@ -211,11 +211,13 @@ def test_a_trial_is_short_and_lies_apart(tmp_path):
 def test_lengths_keep_their_units():
     (row,) = select("joindet-update-10ep-nms")
     pretrain, *finetunings = plan(row, Options(scale=0.1))
-    assert "train.max_iter=5 epochs" in pretrain.words
-    assert "train.refresh.period=1 epochs" in pretrain.words
+    assert "train.max_iter=50 epochs" in pretrain.words  # of a tenth of the images
+    assert "train.refresh.period=10 epochs" in pretrain.words
     assert "model.prior_update._target_=d2_unsupdet.priors.NmsUpdate" in pretrain.words
     assert [stage.seed for stage in finetunings] == [0, 1, 2]
     assert all("train.max_iter=1 epochs" in stage.words for stage in finetunings)
+    (row,) = select("dupr-voc-dupr")
+    assert "train.max_iter=20 epochs" in plan(row, Options(scale=0.1))[0].words
 
 
 def test_a_seed_draws_its_own_labels():

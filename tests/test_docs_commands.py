@@ -1,6 +1,5 @@
 """The commands of the pages about box pretexts: every option, config and key in them exists."""
 
-import importlib.util
 import inspect
 import re
 import shlex
@@ -12,6 +11,7 @@ from omegaconf import OmegaConf
 
 from d2_unsupdet.engine.config import load_config
 from d2_unsupdet.priors.by_name import source_by_name
+from tests.scripts import load_script
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = ("up_detr", "detreg", "siamese_detr", "join_det")
@@ -36,20 +36,13 @@ def commands(page: str) -> list[list[str]]:
     return found
 
 
-def load(path: str):
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_is_understood(page, monkeypatch):
     monkeypatch.chdir(ROOT)
     found = commands(page)
     for script, *words in found:
         assert "..." not in words
-        module = load(script)
+        module = load_script(script)
         if not hasattr(module, "parse"):  # of datasets/
             continue
         args = module.parse(words)

@@ -1,8 +1,6 @@
 """tools/evaluate_boxes.py: sources and stores in one table."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 
@@ -11,19 +9,14 @@ from d2_unsupdet.errors import UserError
 from d2_unsupdet.evaluation.boxes import score_source
 from d2_unsupdet.priors import PriorStore
 from tests.evaluation.test_boxes import drawn_boxes
+from tests.scripts import load_script
 
-ROOT = Path(__file__).resolve().parents[1]
 DATA = "toy_val:images=4:size=64"
 
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location(
-        "evaluate_boxes", ROOT / "tools/evaluate_boxes.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("tools/evaluate_boxes.py")
 
 
 @pytest.fixture

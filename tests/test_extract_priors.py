@@ -1,10 +1,8 @@
 """tools/extract_priors.py: a folder, a data set, ranks of torchrun, an array of jobs, mistakes."""
 
-import importlib.util
 import json
 import multiprocessing
 import pickle
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -15,11 +13,9 @@ from d2_unsupdet.errors import UserError
 from d2_unsupdet.priors import PriorStore, StoredBoxes, slurm
 from d2_unsupdet.priors.claims import claim
 from d2_unsupdet.seeding import generator
+from tests.scripts import load_script
 
-ROOT = Path(__file__).parents[1]
-SPEC = importlib.util.spec_from_file_location("extract_priors", ROOT / "tools/extract_priors.py")
-extract_priors = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(extract_priors)
+extract_priors = load_script("tools/extract_priors.py")
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """`tools/analyze.py` end to end: tiny checkpoints, eight images, a PNG and a JSON each."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,18 +9,15 @@ from PIL import Image
 from d2_unsupdet.checkpoint import write_weights
 from d2_unsupdet.checkpoint.backbone import Architecture, FrozenResNet, Stage
 from d2_unsupdet.errors import UserError
+from tests.scripts import load_script
 
-ROOT = Path(__file__).resolve().parents[2]
 DATA = ["--data", "toy_val:images=8:size=64", "--images", "6", "--size", "64", "--device", "cpu"]
 TINY = Architecture(8, tuple(Stage(1, 8 * 2**i) for i in range(4)))
 
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("analyze", ROOT / "tools/analyze.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("tools/analyze.py")
 
 
 @pytest.fixture(scope="module")

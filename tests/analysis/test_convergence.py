@@ -1,8 +1,6 @@
 """Curves of several runs: common points, seeds, the first time a score is reached."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +8,7 @@ from PIL import Image
 
 from d2_unsupdet.analysis.convergence import convergence, group_runs
 from d2_unsupdet.errors import UserError
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.scripts import load_script
 
 
 def make(folder, scores, *, images=None, batch=None):
@@ -79,9 +76,7 @@ def test_what_is_missing_is_a_sentence(tmp_path):
 
 
 def test_the_tool_draws_and_tells(tmp_path, capsys):
-    spec = importlib.util.spec_from_file_location("analyze", ROOT / "tools/analyze.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = load_script("tools/analyze.py")
     for seed in range(3):
         scores = {i: 30 * (1 - np.exp(-i / 200)) + seed for i in range(49, 500, 50)}
         make(tmp_path / f"ours_s{seed}", scores)

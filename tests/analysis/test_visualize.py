@@ -1,6 +1,5 @@
 """tools/visualize.py: from weights and images to pictures, and sentences for what is missing."""
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from d2_unsupdet.engine.config import dump_config, load_config
 from d2_unsupdet.engine.run import prepare
 from d2_unsupdet.errors import UserError
 from d2_unsupdet.priors import PriorStore
+from tests.scripts import load_script
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = str(ROOT / "configs/quickstart/finetune.py")
@@ -27,10 +27,7 @@ SETS = ["dataloader.test.dataset.names=toy_val:images=4:size=64", "train.device=
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("visualize", ROOT / "tools/visualize.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("tools/visualize.py")
 
 
 @pytest.fixture(scope="module")

@@ -1,22 +1,19 @@
 """The benchmark of deformable attention compares things that are equal."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 import torch
 
 from d2_unsupdet.detectors.deformable_attention import deformable_attention
+from tests.scripts import load_script
 
 PATH = Path(__file__).resolve().parents[2] / "benchmarks" / "deformable_attention.py"
 
 
 @pytest.fixture(scope="module")
 def benchmark():
-    spec = importlib.util.spec_from_file_location("deformable_attention_benchmark", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(PATH)
 
 
 @pytest.mark.parametrize("case", ["encoder", "DETA decoder"])

@@ -1,22 +1,19 @@
 """benchmarks/pretext_step.py: what is compared, and what its table says of it."""
 
-import importlib.util
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.scripts import load_script
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
 def bench():
-    path = ROOT / "benchmarks/pretext_step.py"
-    spec = importlib.util.spec_from_file_location("pretext_step", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/pretext_step.py")
 
 
 def cost(seconds, memory, flops=1e12):

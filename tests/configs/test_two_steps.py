@@ -9,6 +9,7 @@ import pytest
 from d2_unsupdet.engine.config import load_config, to_plain
 from d2_unsupdet.engine.run import prepare, train
 from tests.configs import layouts
+from tests.scripts import load_script
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 COMMON = ["dataloader.train.num_workers=0", "train.log_period=1", "train.writers=[]"]
@@ -230,9 +231,7 @@ def test_a_probe_on_places(edition, data, tmp_path, monkeypatch, capsys):
     run("pretrain/moco_v2/folder_r18.py", tmp_path / "run", *options)
     probe = ["linear", f"{tmp_path}/run", "--train-data", names]
     probe += ["--test-data", f"places{edition}_val", "--augment", "--unpooled", "--epochs", "2"]
-    spec = importlib.util.spec_from_file_location("probe", CONFIGS.parent / "tools/probe.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = load_script("tools/probe.py")
     tool.main([*probe, "--size", "64", "--workers", "0", "--out", str(tmp_path)])
     assert json.loads((tmp_path / "linear.json").read_text())["settings"]["unpooled"]
     assert "protocol: places" in capsys.readouterr().out

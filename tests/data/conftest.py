@@ -1,6 +1,5 @@
 """Miniature copies of the data sets, made on the fly in their real formats."""
 
-import importlib.util
 from pathlib import Path
 
 import cv2
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.data.miniature import VOC_OBJECT, VOC_XML, write_image
+from tests.scripts import load_script
 
 
 @pytest.fixture
@@ -15,11 +15,7 @@ def script():
     """Load a preparation script by name, without running it."""
 
     def load(name: str):
-        path = Path(__file__).parents[2] / "datasets" / f"{name}.py"
-        spec = importlib.util.spec_from_file_location(name, path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
+        return load_script(f"datasets/{name}.py")
 
     return load
 

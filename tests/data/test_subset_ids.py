@@ -1,23 +1,18 @@
 """datasets/subset_ids.py: lists that a run takes, equal to the subsets drawn without them."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 
 from d2_unsupdet.data import get_dataset
+from tests.scripts import load_script
 
-ROOT = Path(__file__).resolve().parents[2]
 DATA = "toy_val:images=40"
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("subset_ids", ROOT / "datasets/subset_ids.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("datasets/subset_ids.py")
 
 
 def test_lists_of_sizes_and_seeds_are_the_runs_own_subsets(script, tmp_path, capsys):

@@ -1,6 +1,5 @@
 """Bad input is a sentence before any work; a folder that holds a run or other files is left."""
 
-import importlib.util
 import sys
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 from d2_unsupdet.engine.checks import prepare
 from d2_unsupdet.engine.config import dump_config, load_config
 from d2_unsupdet.errors import UserError
+from tests.scripts import load_script
 
 ROOT = Path(__file__).parents[2]
 
@@ -114,10 +114,7 @@ def test_a_prepared_config_prepares_again_from_its_file(check, tmp_path):
 
 @pytest.fixture
 def quickstart():
-    spec = importlib.util.spec_from_file_location("quickstart", ROOT / "tools/quickstart.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("tools/quickstart.py")
 
 
 def test_quickstart_deletes_nothing_but_runs(quickstart, monkeypatch, tmp_path, check):

@@ -1,8 +1,6 @@
 """tools/probe.py from weights to a table and a JSON file, and sentences for what is wrong."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,17 +11,14 @@ from d2_unsupdet.checkpoint.backbone import Architecture, FrozenResNet, Stage
 from d2_unsupdet.data.sources import register_imagenet
 from d2_unsupdet.errors import UserError
 from d2_unsupdet.evaluation.probes import read_probe_set
+from tests.scripts import load_script
 
-ROOT = Path(__file__).resolve().parents[2]
 SMALL = Architecture(8, tuple(Stage(1, 8 * 2**i) for i in range(4)))
 
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("probe", ROOT / "tools/probe.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("tools/probe.py")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The papers' tables: ids, numbers, recipes that load, scores that our evaluators give."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from d2_unsupdet.evaluation.probes import STAGES
 from d2_unsupdet.protocols import papers, rows, select
 from d2_unsupdet.protocols.page import NOT_SCORED
 from d2_unsupdet.protocols.rows import STARTS
+from tests.scripts import load_script
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = {
@@ -180,9 +180,7 @@ def test_the_tools_understand_their_commands(monkeypatch):
         if not row.tool or row.cited:
             continue
         script, *words = (word.format(weights="a.pth", out="out") for word in row.tool)
-        spec = importlib.util.spec_from_file_location(Path(script).stem, ROOT / script)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        module = load_script(script)
         args = module.parse(words)
         names = [args.dataset] if script.endswith("boxes.py") else [args.train_data, args.test_data]
         for name in names:

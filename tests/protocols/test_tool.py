@@ -1,21 +1,18 @@
 """tools/reproduce.py: what is typed."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 
 from d2_unsupdet.errors import UserError
+from tests.scripts import load_script
 
 FILE = Path(__file__).resolve().parents[2] / "tools/reproduce.py"
 
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("reproduce", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(FILE)
 
 
 def test_rows_and_overrides_are_told_apart(tool):

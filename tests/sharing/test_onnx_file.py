@@ -1,6 +1,5 @@
 """An exported detector answers as the detector does, padded or not, or there is no file."""
 
-import importlib.util
 import json
 import re
 from dataclasses import replace
@@ -18,6 +17,7 @@ from d2_unsupdet.sharing.onnx_compare import Found, compare
 from d2_unsupdet.sharing.onnx_detectors import on_canvas
 from d2_unsupdet.sharing.onnx_file import export_onnx, fit, own_answer
 from tests.detectors.tiny import NAMES, tiny_detr
+from tests.scripts import load_script
 from tests.sharing.runs import ROOT, finetuned
 from tests.sharing.small_rcnn import NAMES as RCNNS
 from tests.sharing.small_rcnn import small_rcnn
@@ -178,9 +178,7 @@ def test_suppression_is_torchvisions():
 
 @pytest.mark.slow
 def test_the_tool_and_the_snippet_of_the_docs(tmp_path, capsys, monkeypatch):
-    spec = importlib.util.spec_from_file_location("export_onnx", ROOT / "tools/export_onnx.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = load_script("tools/export_onnx.py")
     run = finetuned(tmp_path / "run", name="detr")
     monkeypatch.chdir(tmp_path)
     tool.main([str(run), "detector.onnx", "--limit", "2"])

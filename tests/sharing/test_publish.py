@@ -1,6 +1,5 @@
 """A run becomes a folder that loads back with the same bits; what is not whole is refused."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -23,6 +22,7 @@ from d2_unsupdet.engine.config import dump_config, load_config
 from d2_unsupdet.engine.run import evaluate, to_plain
 from d2_unsupdet.errors import UserError
 from d2_unsupdet.sharing.publish import own_places, publish
+from tests.scripts import load_script
 from tests.sharing.runs import ROOT, SETS, SMALL, finetuned, pretrained, weights_of
 
 
@@ -283,9 +283,7 @@ def test_nothing_is_overwritten(run, folder, tmp_path):
 
 
 def test_the_tool_says_what_is_left_to_do(run, tmp_path, capsys):
-    spec = importlib.util.spec_from_file_location("publish_tool", ROOT / "tools/publish.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = load_script("tools/publish.py")
     tool.main([str(run), str(tmp_path / "shared")])
     said = capsys.readouterr().out
     assert sha256(tmp_path / "shared/model.safetensors") in said and "choose a licence" in said

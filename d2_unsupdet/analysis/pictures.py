@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from d2_unsupdet.analysis.lettering import Labels, font, written
 from d2_unsupdet.analysis.which_boxes import surest
 from d2_unsupdet.checkpoint.files import atomic_write, write_json
 
@@ -80,7 +81,10 @@ def draw_predictions(
 def draw_instances(
     image: np.ndarray, instances: "Instances", class_names: Sequence[str]
 ) -> np.ndarray:
-    """Boxes with class names (and scores), masks as a tint; the image enlarged when it is small."""
+    """Boxes with class names (and scores), masks as a tint; the image enlarged when it is small.
+
+    Every box is drawn; of labels that would cover each other only the surest one's.
+    """
     drawn, _ = fitted(image, 320, 640)
     height, width = drawn.shape[:2]
     old_height, old_width = instances.image_size
@@ -92,16 +96,18 @@ def draw_instances(
     drawn = _tint(drawn, masks, classes)
     picture = Image.fromarray(drawn)
     pen = ImageDraw.Draw(picture)
-    order = np.argsort([s or 0 for s in scores], kind="stable")  # the surest on top
+    order = np.argsort([-(s or 0) for s in scores], kind="stable")
     factors = np.array([width / old_width, height / old_height] * 2)
     scaled = boxes.double().numpy() * factors
+    colors = [PALETTE[k % len(PALETTE)] for k in classes]
+    for i in order[::-1]:  # the surest on top
+        add_box(pen, scaled[i].tolist(), colors[i], 2)
+    labels = Labels(pen, width, height)
     for i in order:
-        color = PALETTE[classes[i] % len(PALETTE)]
         name = class_names[classes[i]] if classes[i] < len(class_names) else str(classes[i])
-        add_box(pen, scaled[i].tolist(), color, 2)
         text = name if scores[i] is None else f"{name} {scores[i]:.2f}"
         if text:
-            _label(pen, scaled[i][:2], text, color, width, height)
+            labels.add(scaled[i].tolist(), text, colors[i])
     return np.asarray(picture)
 
 
@@ -253,22 +259,23 @@ def add_cross(pen: Any, center: Sequence[float], size: int = 7) -> None:
 def legend(entries: Sequence[tuple[str, tuple[int, int, int]]], height: int) -> np.ndarray:
     """Names beside their colours, at least `height` high."""
     row = 18
-    widest = max([_font(13).getlength(name) for name, _ in entries], default=0)
+    names = [written(name) for name, _ in entries]
+    widest = max([font(12).getlength(name) for name in names], default=0)
     picture = Image.new(
         "RGB", (math.ceil(widest) + 30, max(height, row * len(entries))), BACKGROUND
     )
     pen = ImageDraw.Draw(picture)
-    for number, (name, color) in enumerate(entries):
+    for number, (name, (_, color)) in enumerate(zip(names, entries, strict=True)):
         top = number * row + 2
         pen.rectangle((2, top, 14, top + 12), fill=color)
-        pen.text((20, top - 1), name, fill=INK, font=_font(13))
+        pen.text((20, top - 1), name, fill=INK, font=font(12))
     return np.asarray(picture)
 
 
 def titled(image: np.ndarray, title: str) -> np.ndarray:
     """The image under a bar with its title."""
     bar = Image.new("RGB", (image.shape[1], 24), BACKGROUND)
-    ImageDraw.Draw(bar).text((4, 3), title, fill=INK, font=_font(14))
+    ImageDraw.Draw(bar).text((4, 4), written(title), fill=INK, font=font(12))
     return np.concatenate([np.asarray(bar), image], axis=0)
 
 
@@ -342,33 +349,6 @@ def _colored(
     return np.asarray(picture.resize(size, Image.Resampling.NEAREST))
 
 
-def _font(size: int) -> Any:
-    try:
-        return ImageFont.load_default(size)
-    except (TypeError, OSError):  # Pillow before 10.1, or built without FreeType
-        return ImageFont.load_default()
-
-
 def _dot(pen: Any, center: Sequence[float], color: tuple[int, int, int]) -> None:
     x, y = center
     pen.ellipse((x - 7, y - 7, x + 7, y + 7), fill=color, outline=BACKGROUND, width=2)
-
-
-def _label(
-    pen: Any,
-    corner: Sequence[float],
-    text: str,
-    color: tuple[int, int, int],
-    width: int,
-    height: int,
-) -> None:
-    font = _font(13)
-    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
-    box_w, box_h = right - left + 6, bottom - top + 5
-    x = min(max(corner[0], 0), max(width - box_w, 0))
-    y = corner[1] - box_h if corner[1] >= box_h else corner[1] + 2
-    y = min(max(y, 0), max(height - box_h, 0))
-    pen.rectangle((x, y, x + box_w, y + box_h), fill=color)
-    luminance = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
-    ink = (0, 0, 0) if luminance > 128 else (255, 255, 255)
-    pen.text((x + 3 - left, y + 2 - top), text, fill=ink, font=font)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 import numpy as np
 import torch
 
+from d2_unsupdet.analysis.lettering import written
 from d2_unsupdet.analysis.pictures import to_rgb
 from d2_unsupdet.availability import is_installed
 from d2_unsupdet.checkpoint.files import atomic_write
@@ -93,7 +94,12 @@ def draw_box(axis: Any, box: Sequence[float], color: str = MARK, width: float = 
 
 
 def save(figure: "Figure", path: Path, dpi: int = 110) -> None:
-    """Write a PNG atomically."""
+    """Write a PNG atomically; a label is text, of which no formula is made and nothing lost."""
+    from matplotlib.text import Text
+
+    for label in figure.findobj(Text):
+        lines = label.get_text().split("\n")  # type: ignore[attr-defined]
+        label.set(text="\n".join(map(written, lines)), parse_math=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
     atomic_write(path, lambda file: file.write(buffer.getvalue()))

@@ -97,6 +97,7 @@ print("MoCoV2" in META_ARCH_REGISTRY)
         ("tools/reproduce.py --help", 0, "--dry-run"),
         ("tools/reproduce.py --list toy-*", 0, "toy-detector-detreg"),
         ("tools/reproduce.py toy-detektor-detreg", 2, "Did you mean 'toy-detector-detreg'"),
+        ("tools/publish.py --bset a b", 2, "error: unrecognized arguments: --bset"),
         ("-m d2_unsupdet.env --hlep", 2, "error: unrecognized arguments: --hlep"),
         ("-m d2_unsupdet.install_detectron2 --hlep", 2, "unrecognized arguments: --hlep"),
         (

@@ -14,8 +14,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+__registers_later__ = True  # main does: --help answers before torch is imported
+
+import d2_unsupdet
 from d2_unsupdet.cli import Parser, run_tool
-from d2_unsupdet.sharing.publish import publish
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -34,6 +36,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Publish, and say what is left to do."""
     args = parse(argv)
+    d2_unsupdet.register_all()
+    from d2_unsupdet.sharing.publish import publish
+
     done = publish(args.run, args.out, name=args.name, best=args.best, whole=args.whole)
     for path in done.paths:
         print(f"its config names a place on this machine: {path}")

@@ -42,14 +42,16 @@ def run_row(row: Row, options: Options, *, runner: Runner = run_words) -> list[C
             same_command(stage)
             print(f"finished: {stage.folder}", flush=True)
         else:
-            run_stage(row, stage, last=stage.kind == stages[-1].kind, runner=runner)
+            # The paper's numbers are of the whole length: a trial's page shows none beside its own.
+            cite = stage.kind == stages[-1].kind and options.scale == 1
+            run_stage(row, stage, cite=cite, runner=runner)
     compared = compare(row, stages)
     leave_result(row, compared, stages, options.folder, options.scale)
     return compared
 
 
-def run_stage(row: Row, stage: Stage, *, last: bool, runner: Runner) -> None:
-    """One command, resumed if it was begun."""
+def run_stage(row: Row, stage: Stage, *, cite: bool, runner: Runner) -> None:
+    """One command, resumed if it was begun; `cite` leaves the paper's numbers beside it."""
     with alone(stage.folder):
         words = list(stage.words)
         if begun(stage):
@@ -59,7 +61,7 @@ def run_stage(row: Row, stage: Stage, *, last: bool, runner: Runner) -> None:
         elif stage.kind != "boxes":
             stage.folder.mkdir(parents=True, exist_ok=True)
             write_json(stage.folder / COMMAND, identity(stage))
-        if last and stage.kind != "boxes":
+        if cite and stage.kind != "boxes":
             leave_reference(row, stage.folder)
         print(f"\n$ {stage.command}{' --resume' * ('--resume' in words)}", flush=True)
         code = runner(words)

@@ -58,8 +58,9 @@ def draw_chart(chart: Chart, chart_id: str) -> str:
     series = [s for s in chart.series if s.points]
     more = "" if chart.small else legend(series, digits=chart.digits) + _table(chart, series)
     at = '<span class="at" hidden="hidden"></span>'  # a script says there where the pointer is
+    title = f"<figcaption><span>{breakable(chart.title)}</span>{at}</figcaption>"
     return (
-        f'<figure class="chart" id="{chart_id}"><figcaption>{escape(chart.title)}{at}</figcaption>'
+        f'<figure class="chart" id="{chart_id}">{title}'
         f"{_svg(chart, series, chart_id)}{more}</figure>"
     )
 

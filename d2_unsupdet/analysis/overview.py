@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from d2_unsupdet.analysis import tables
-from d2_unsupdet.analysis.page_names import short_names
+from d2_unsupdet.analysis.page_names import breakable, short_names
 from d2_unsupdet.analysis.runs import Run
 from d2_unsupdet.analysis.score_table import runs_of
 from d2_unsupdet.analysis.scored_on import by_test_set, in_short, score_digits
@@ -176,7 +176,7 @@ def _single(run: Run) -> list[str]:
 
 def _card(title: str, big: str, text: str, more: str = "") -> str:
     return (
-        f'<div class="card"><h3>{escape(title)}</h3><div class="big">{big}</div><p>{text}</p>'
+        f'<div class="card"><h3>{breakable(title)}</h3><div class="big">{big}</div><p>{text}</p>'
         f"{more}</div>"
     )
 

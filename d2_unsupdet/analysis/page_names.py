@@ -20,7 +20,8 @@ def short_data(names: str) -> str:
         if "/" not in f"{first}{second or ''}":
             return found.group()
         split = f"@{second}" if second and "/" not in second else ""
-        return f"{prefix}{last_parts(first)}{split}"
+        # COCO's layout says "annotations" of every data set.
+        return f"{prefix}{last_parts(first.replace('/annotations/', '/'))}{split}"
 
     return _PATHS.sub(shorter, names)
 

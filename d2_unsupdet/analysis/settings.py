@@ -27,6 +27,7 @@ _APART = re.compile(
     r"|train\.(checkpointer|knn_probe)\.|dataloader\.\w+\.(seed|num_workers)$"
 )
 _DEPTH = 4  # weights of weights of weights
+_LONG = 100  # letters of a value, where fewer do not tell it from another
 _SHOWN, _ROW = 14, 8  # rows of differences in all, and of one section before it becomes one row
 
 
@@ -223,10 +224,17 @@ def _tell_apart(settings: Sequence[Setting]) -> None:
 
 
 def _told(values: Sequence[Any]) -> list[str]:
-    """Each in a few words, or whole where those would be the same for different values."""
+    """Each in a few words; where those would be the same for different values, from where these
+    begin to differ."""
     whole = [_whole(value) for value in values]
     short = [_short(text) for text in whole]
-    return short if len(set(short)) == len(set(whole)) else whole
+    if len(set(short)) == len(set(whole)):
+        return short
+    start = 0
+    if max(map(len, whole)) > _LONG:
+        start = len(re.sub(r"[^/\s]*$", "", os.path.commonprefix(whole)))
+    rests = [f"…{text[start:]}" if start else text for text in whole]
+    return [text if len(text) <= _LONG else f"{text[: _LONG - 1]}…" for text in rests]
 
 
 def _whole(value: Any) -> str:

@@ -1,7 +1,6 @@
 """A score at a glance: a line a setting, each run a dot, the mean a bar, the paper a diamond."""
 
 from collections.abc import Sequence
-from html import escape
 
 from d2_unsupdet.analysis.curves import COLORS, key_line, nice_ticks, tick_labels
 from d2_unsupdet.analysis.page_names import breakable
@@ -59,7 +58,7 @@ def _figure(title: str, column: str, rivals: Sequence[Setting], digits: int) -> 
         notes.append("Diamond: the reference number, of a paper or an earlier run.")
     note = f'<p class="dim">{" ".join(notes)}</p>' if notes else ""
     return (
-        f'<figure class="panel"><figcaption>{escape(title)}</figcaption>'
+        f'<figure class="panel"><figcaption>{breakable(title)}</figcaption>'
         f'<ol class="strip-rows">{"".join(lines)}<li aria-hidden="true" class="scale"><span></span>'
         f"<svg>{labels}</svg><b></b></li></ol>{note}</figure>"
     )

@@ -11,6 +11,7 @@ from d2_unsupdet.analysis.page_names import breakable, last_parts, short_data, s
         ("toy_val:images=8", "toy_val:images=8"),
         ("coco:/data/own/val.json@/data/own/images", "coco:own/val.json"),
         ("coco:val.json@images/val", "coco:val.json"),
+        ("coco:/data/cards/annotations/val.json@/data/cards", "coco:cards/val.json"),
         ("voc:/data/VOC2007@trainval", "voc:data/VOC2007@trainval"),
         ("folder:/a/b/c", "folder:b/c"),
         ("['coco:/x/y/a.json@/i', 'voc_2007_test']", "['coco:y/a.json', 'voc_2007_test']"),

@@ -150,6 +150,13 @@ def test_what_differs_only_in_its_first_part_is_told_whole(tmp_path):
     assert differences(settings[1:]) == {"data.names": ["coco:own/val.json", "coco:other/val.json"]}
 
 
+def test_long_values_are_told_from_where_they_differ(tmp_path):
+    texts = [f"a: {'the same words ' * 20}{i} and more" for i in range(2)]
+    folders = [make_run(tmp_path / f"r{i}", config=text) for i, text in enumerate(texts)]
+    told = differences(group_settings(read_runs(folders)))
+    assert told == {"a": ["…0 and more", "…1 and more"]}
+
+
 @pytest.mark.parametrize(
     ("name", "bare"),
     [

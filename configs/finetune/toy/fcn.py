@@ -38,7 +38,7 @@ head.norm = "BN"
 head.stride = 8
 head.channels = 64
 head.dilation = 1  # more looks past the shapes
-# Four of five pixels are ground. Alike, they hide for long which shape it is: docs/methods/fcn.md
+# Four of five pixels are ground; counted alike they cost steps: docs/methods/fcn.md
 head.class_weights = [0.2] + [1.0] * 8
 
 optimizer.lr = 4e-3

@@ -27,7 +27,7 @@ _APART = re.compile(
     r"|train\.(checkpointer|knn_probe)\.|dataloader\.\w+\.(seed|num_workers)$"
 )
 _DEPTH = 4  # weights of weights of weights
-_LONG = 100  # letters of a value, where fewer do not tell it from another
+_CONTEXT, _LONG = 40, 100  # letters of a value, where fewer do not tell it from another
 _SHOWN, _ROW = 14, 8  # rows of differences in all, and of one section before it becomes one row
 
 
@@ -232,7 +232,8 @@ def _told(values: Sequence[Any]) -> list[str]:
         return short
     start = 0
     if max(map(len, whole)) > _LONG:
-        start = len(re.sub(r"[^/\s]*$", "", os.path.commonprefix(whole)))
+        same = os.path.commonprefix(whole)  # its last words say what differs: "max_size 128"
+        start = max(len(re.sub(r"[^/,;]*$", "", same)), len(same) - _CONTEXT, 0)
     rests = [f"…{text[start:]}" if start else text for text in whole]
     return [text if len(text) <= _LONG else f"{text[: _LONG - 1]}…" for text in rests]
 

@@ -151,10 +151,19 @@ def test_what_differs_only_in_its_first_part_is_told_whole(tmp_path):
 
 
 def test_long_values_are_told_from_where_they_differ(tmp_path):
-    texts = [f"a: {'the same words ' * 20}{i} and more" for i in range(2)]
+    steps = "[{name: Flip}, {name: Resize, short_edge_length: 96, interpolation: 2, max_size: %d}]"
+    texts = [f"a: {steps % i}\nb: {'the same words ' * 20}{i}" for i in range(2)]
     folders = [make_run(tmp_path / f"r{i}", config=text) for i, text in enumerate(texts)]
     told = differences(group_settings(read_runs(folders)))
-    assert told == {"a": ["…0 and more", "…1 and more"]}
+    assert told["a"] == [
+        f"name Flip; name Resize, short_edge_length 96, interpolation 2, max_size {i}"
+        for i in (0, 1)
+    ]
+    assert [text[-7:] for text in told["b"]] == ["words 0", "words 1"]
+    texts = [text.replace("96", "96, sample: '" + "x" * 60 + "'") for text in texts]
+    folders = [make_run(tmp_path / f"q{i}", config=text) for i, text in enumerate(texts)]
+    told = differences(group_settings(read_runs(folders)))
+    assert told["a"] == ["… max_size 0", "… max_size 1"]
 
 
 @pytest.mark.parametrize(

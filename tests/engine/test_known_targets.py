@@ -12,6 +12,8 @@ from detectron2.config import instantiate
 from d2_unsupdet.analysis.detectors import open_detector
 from d2_unsupdet.analysis.look import open_looker
 from d2_unsupdet.checkpoint.backbone import load_resnet
+from d2_unsupdet.data import catalog
+from d2_unsupdet.engine import known_targets
 from d2_unsupdet.engine.config import load_config
 from d2_unsupdet.engine.known_targets import LOCATE, VARIABLE, check_known, is_known
 from d2_unsupdet.errors import UserError
@@ -60,6 +62,11 @@ def mark(tmp_path):
         "torch.nn.modules.module.functools.partial",
         "torch.nn.Module.load_state_dict",
         "torch.nn.modules.module._WrappedHook",
+        "torch.nn.DataParallel",  # a class defined elsewhere in torch, by a name that is looked up
+        "torch.nn.Parameter",
+        "torch.nn.modules.module.RemovableHandle",
+        "torch.nn.parallel.DistributedDataParallel",
+        "torch.nn.utils.rnn.PackedSequence",
         "detectron2.config.LazyConfig.load",
         "detectron2.engine.DefaultPredictor",
         "detectron2.checkpoint.DetectionCheckpointer",
@@ -103,6 +110,36 @@ def test_what_could_run_code_or_write_files_is_not_known(name):
 )
 def test_short_and_inherited_names_of_known_parts_are_known(name):
     assert is_known(name)
+
+
+class _Private: ...
+
+
+class Outer:
+    class Inner: ...
+
+
+@pytest.mark.parametrize(
+    "name, found, known",
+    [
+        ("Alias", _Private, False),
+        ("Outer.Inner", Outer.Inner, False),
+        ("Flat", Outer.Inner, False),
+        ("Outer", Outer, True),
+    ],
+)
+def test_private_and_nested_classes_of_a_known_module_are_not_known(
+    monkeypatch, name, found, known
+):
+    """Neither under a public name: nobody read them as what a file may call."""
+    monkeypatch.setattr(found, "__module__", catalog.__name__)
+    first = name.partition(".")[0]
+    monkeypatch.setattr(catalog, first, Outer if "." in name else found, raising=False)
+    known_targets._found.cache_clear()
+    whole = f"{catalog.__name__}.{name}"
+    assert known_targets._found(whole) is found
+    assert is_known(whole) == known
+    known_targets._found.cache_clear()
 
 
 def test_a_stranger_is_not_even_imported(tmp_path, monkeypatch, mark):

@@ -202,6 +202,18 @@ def test_the_folder_keeps_what_is_compared_and_drops_what_runs_again(tmp_path):
     assert left() == [("eigen", 0), ("eigen", 10)]
 
 
+def test_a_resumed_run_drops_the_pictures_of_steps_that_run_again(tmp_path):
+    gallery, storage = Gallery(tmp_path), EventStorage(0)
+    for done in (0, 5, 10):
+        gallery.add("eigen", drawn("a"), iteration=done, storage=storage)
+    hook = PicturesHook(0, gallery=gallery, count=2)
+    hook.trainer = trainer_of({"image": IMAGE}, tmp_path)
+    hook.trainer.start_iter = 5
+    hook.before_train()
+    assert [e["iteration"] for e in index(tmp_path)] == [0, 5]
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == 2
+
+
 def test_tensorboard_gets_the_pictures_and_lets_them_go(tmp_path):
     writer = TensorboardXWriter(str(tmp_path / "tensorboard"))
     gallery = Gallery(tmp_path, [writer])

@@ -18,6 +18,7 @@ from d2_unsupdet.engine.box_checks import check_boxes
 from d2_unsupdet.engine.class_images import resolve_class_images
 from d2_unsupdet.engine.config import is_box_pretext, nodes, resolve_class_count, scored_set
 from d2_unsupdet.engine.defaults import TRAIN
+from d2_unsupdet.engine.mapper_checks import check_mapper
 from d2_unsupdet.engine.model_checks import check_model
 from d2_unsupdet.engine.probe_hook import check_probe
 from d2_unsupdet.engine.schedule import to_iterations
@@ -87,6 +88,9 @@ def prepare(
         _needs_labels(partial(check_classes, cfg.model, names))
     elif any("num_classes" in node for _, node in nodes(cfg.model)):
         _resolve_classes(cfg, used, names)
+    for part in [*used, "refresh"] if not eval_only else used:
+        if loaders.get(part) is not None and "mapper" in loaders[part]:
+            check_mapper(loaders[part].mapper, f"dataloader.{part}.mapper")
     if not (eval_only and scores_own(cfg, resume=resume, chosen=weights_chosen)):
         _check_initial(cfg.train.init_checkpoint)
     if not eval_only:

@@ -61,7 +61,8 @@ class MetricsHook(PeriodicHook):
     Args:
         period: iterations between log lines.
         max_bad_rate: share of unreadable images at which the run stops: of those seen, once ten
-            are unreadable, and of all after the first epoch. Likewise of the samples drawn, once
+            are unreadable, and of all after the first epoch; a single file is no share, unless
+            it is 0. Likewise of the samples drawn, once
             ten of them were left without boxes, however long the run is.
     """
 
@@ -115,7 +116,8 @@ class MetricsHook(PeriodicHook):
         seen = min(plan.size, (self.trainer.iter + 1) * plan.batch)
         # Until every image was seen, a handful of bad ones is no rate yet.
         enough = seen == plan.size or len(bad) >= FEW_BAD
-        if enough and len(bad) > self.max_bad_rate * seen:
+        most = max(1, self.max_bad_rate * seen) if self.max_bad_rate else 0
+        if enough and len(bad) > most:
             raise UserError(
                 f"{len(bad)} of {seen} images could not be used, for example {min(bad)}; mend the "
                 f"data or raise train.max_bad_images, now {self.max_bad_rate:g}."

@@ -181,6 +181,23 @@ def test_bad_files_are_replaced_counted_and_bounded(make_trainer, records):
         strict.train(0, 200)
 
 
+@pytest.mark.parametrize("rate", [0.01, 0.0])
+def test_one_bad_file_of_few_stops_nothing_unless_none_is_allowed(rate, make_trainer):
+    def mapper(record):
+        if record["file_name"] == "3.jpg":
+            raise BadImage(record["file_name"], "truncated")
+        return noisy_mapper(record)
+
+    trainer = make_trainer(mapper=mapper)
+    trainer.register_hooks([MetricsHook(4, max_bad_rate=rate)])
+    if rate:
+        trainer.train(0, 20)
+        assert len(trainer.bad_files) == 1
+    else:
+        with pytest.raises(UserError, match="1 of 23 images could not be used"):
+            trainer.train(0, 20)
+
+
 def boxless_at(share):
     """Every image is left without boxes now and then, for a reason that differs each time."""
 

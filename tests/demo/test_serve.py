@@ -19,7 +19,7 @@ def test_commands_of_the_docs_are_understood():
     lines = re.findall(r"^python demo/serve\.py (.*)$", text, flags=re.MULTILINE)
     for line in lines:
         serve.parse(shlex.split(line, comments=True))
-    assert len(lines) == 6
+    assert len(lines) == 7
     args = serve.parse(["run"])
     for name in ("limit", "megabytes"):
         assert f"--{name}" in text and f"{getattr(args, name):g}" in text

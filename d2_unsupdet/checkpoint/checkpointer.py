@@ -21,6 +21,7 @@ import torch
 
 from d2_unsupdet.checkpoint.files import Digest, atomic_write, read_weights, sha256, write_json
 from d2_unsupdet.checkpoint.published import is_published, whole_model
+from d2_unsupdet.checkpoint.stopped import no_checkpoint
 from d2_unsupdet.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -207,7 +208,7 @@ def newest_weights(folder: str | Path) -> dict[str, torch.Tensor]:
         return read_weights(whole_model(folder)).state
     state = RunCheckpointer(folder, keep_last=0).latest()
     if state is None:
-        raise UserError(f"The run '{folder}' holds no checkpoint yet.")
+        raise UserError(no_checkpoint(folder))
     average = state.get("ema")
     return average["average"] if average else state["model"]
 

@@ -16,6 +16,7 @@ from d2_unsupdet import env
 from d2_unsupdet.analysis.runs import flatten
 from d2_unsupdet.checkpoint.files import atomic_write, sha256, write_json
 from d2_unsupdet.checkpoint.report import LoadReport
+from d2_unsupdet.checkpoint.stopped import STOPPED
 from d2_unsupdet.data import catalog
 from d2_unsupdet.data.annotations import report_bad_boxes
 from d2_unsupdet.data.plan import BatchPlan
@@ -28,7 +29,6 @@ from d2_unsupdet.engine.trainer import Trainer, unwrap
 from d2_unsupdet.errors import UserError
 
 SHOWN_CLASSES = 12
-STOPPED = "stopped.json"
 logger = logging.getLogger("d2_unsupdet.run")
 
 

@@ -16,6 +16,7 @@ from d2_unsupdet.checkpoint.checkpointer import RunCheckpointer
 from d2_unsupdet.checkpoint.class_heads import is_class_tensor
 from d2_unsupdet.checkpoint.load import load_weights
 from d2_unsupdet.checkpoint.pretext_names import WRAPPER, is_own, is_wrapped
+from d2_unsupdet.checkpoint.stopped import no_checkpoint, why_stopped
 from d2_unsupdet.errors import UserError
 
 logger = logging.getLogger("d2_unsupdet.run")
@@ -30,6 +31,8 @@ def names_weights(overrides: Sequence[str]) -> bool:
 def scores_own(cfg: DictConfig, *, resume: bool, chosen: bool) -> bool:
     """Whether the run's own checkpoint is scored and not `train.init_checkpoint`.
 
+    A run that an error ended before its first checkpoint has nothing to score: a UserError.
+
     Args:
         cfg: the run's config.
         resume: `--resume` was given.
@@ -37,7 +40,13 @@ def scores_own(cfg: DictConfig, *, resume: bool, chosen: bool) -> bool:
     """
     if resume or not cfg.train.init_checkpoint:
         return True
-    return not chosen and _holds_run(Path(cfg.train.output_dir))
+    output = Path(cfg.train.output_dir)
+    if not chosen and not _holds_run(output) and why_stopped(output):
+        raise UserError(
+            f"--eval-only: {no_checkpoint(output)} Mend that and train again, or name the weights "
+            "to score: train.init_checkpoint=FILE."
+        )
+    return not chosen and _holds_run(output)
 
 
 def load_own(cfg: DictConfig, model: nn.Module) -> None:
@@ -46,8 +55,8 @@ def load_own(cfg: DictConfig, model: nn.Module) -> None:
     state = RunCheckpointer(output, keep_last=0).latest()
     if state is None:
         raise UserError(
-            f"--eval-only: no weights; '{output}' holds no checkpoint and train.init_checkpoint is "
-            "empty."
+            f"--eval-only: {no_checkpoint(output)} Train it, or name the weights to score: "
+            "train.init_checkpoint=FILE."
         )
     average = state.get("ema")
     try:
@@ -85,9 +94,12 @@ def load_file(cfg: DictConfig, model: nn.Module, *, allow_unsafe: bool) -> None:
     logger.info("%s", report)
     lost = _asked(report.new, model)
     if choice != "drop" and lost and all(is_class_tensor(n.removeprefix(WRAPPER)) for n in lost):
+        output = Path(cfg.train.output_dir)
+        began = (output / "config.yaml").is_file() and not _holds_run(output)
+        run = f"{no_checkpoint(output)} " if began else ""
         raise UserError(
-            f"--eval-only: '{path}' is an export, which has no class heads, so it cannot be "
-            "scored: give the model_final.pth beside it, or finetune it first."
+            f"--eval-only: {run}'{path}' is an export, which has no class heads, so it cannot be "
+            "scored: finetune it first, or give the model_final.pth beside it."
         )
     if lost:
         names = ", ".join(lost[:3]) + (", ..." if len(lost) > 3 else "")

@@ -54,6 +54,21 @@ def test_the_run_comes_first_and_an_override_before_it(cfg, tmp_path):
     assert scores_own(cfg, resume=False, chosen=True)
 
 
+def test_a_run_that_an_error_ended_says_so_and_not_what_it_started_from(cfg, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/stopped.json").write_text('{"reason": "1 of 23 images is bad"}')
+    said = (
+        r"run' was stopped before its first checkpoint: 1 of 23 images is bad\..*init_checkpoint="
+    )
+    with pytest.raises(UserError, match=said):
+        scores_own(cfg, resume=False, chosen=False)
+    assert not scores_own(cfg, resume=False, chosen=True)
+    with pytest.raises(UserError, match=said):
+        load_own(cfg, nn.Linear(2, 3))  # with --resume, or a run that started from nothing
+    save(cfg, nn.Linear(2, 3))
+    assert scores_own(cfg, resume=False, chosen=False)
+
+
 @pytest.mark.parametrize(
     "overrides, chosen",
     [
@@ -103,13 +118,22 @@ def test_dropped_heads_leave_nothing_to_evaluate(cfg):
 
 
 @pytest.mark.parametrize("prefix", ["", "detector."])
-def test_an_export_is_called_so(cfg, prefix):
+def test_an_export_is_called_so(cfg, tmp_path, prefix):
     model = tiny_detr("detr")
     state = {n: t for n, t in model.state_dict().items() if not n.startswith("heads.classes.")}
     torch.save(state, cfg.train.init_checkpoint)
     if prefix:
         model = tiny_pretext("detreg", "detr", freeze_at=5)
-    with pytest.raises(UserError, match="is an export.*give the model_final.pth beside it"):
+    said = "is an export.*give the model_final.pth beside it"
+    with pytest.raises(UserError, match=rf"only: '[^']*' {said}"):
+        load_file(cfg, model, allow_unsafe=False)
+    output = tmp_path / "run"
+    output.mkdir()
+    (output / "config.yaml").touch()  # killed before its first checkpoint
+    with pytest.raises(UserError, match=rf"The run '{output}' holds no checkpoint yet\. .*{said}"):
+        load_file(cfg, model, allow_unsafe=False)
+    save(cfg, nn.Linear(2, 3))
+    with pytest.raises(UserError, match=rf"only: '[^']*' {said}"):
         load_file(cfg, model, allow_unsafe=False)
 
 

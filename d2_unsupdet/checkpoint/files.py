@@ -86,9 +86,29 @@ def check_exists(path: Path) -> None:
         raise UserError(f"{path} is a folder, and a file is needed: {found}.")
     folder = path.parent
     if not folder.is_dir():
-        raise UserError(f"There is no file {path}: its folder {folder} does not exist.")
-    names = [entry.name for entry in folder.iterdir() if entry.is_file()]
-    raise UserError(f"There is no file {path}.{nearest(path.name, names)}")
+        there = next(parent for parent in folder.parents if parent.is_dir())
+        missing = folder.relative_to(there).parts[0]
+        folders = [entry.name for entry in _entries(there) if entry.is_dir()]
+        raise UserError(
+            f"There is no file {path}: its folder {folder} does not exist"
+            f"{_looked_in(path, there)}.{nearest(missing, folders)}"
+        )
+    names = [entry.name for entry in _entries(folder) if entry.is_file()]
+    raise UserError(
+        f"There is no file {path}{_looked_in(path, folder)}.{nearest(path.name, names)}"
+    )
+
+
+def _looked_in(path: Path, folder: Path) -> str:
+    """Where a relative path was looked for, which the path does not tell."""
+    return "" if path.is_absolute() else f" (looked in {folder.resolve()})"
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:  # may be entered and not listed
+        return []
 
 
 def sha256(path: str | Path) -> str:

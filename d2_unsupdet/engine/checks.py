@@ -258,7 +258,10 @@ def _check_initial(path: str) -> None:
             "and pass its path."
         )
     if path:
-        check_exists(located(path))
+        try:
+            check_exists(located(path))
+        except UserError as error:
+            raise UserError(f"train.init_checkpoint={path}: {error}") from error
 
 
 def _check_training(cfg: DictConfig, resume: bool, processes: int) -> None:

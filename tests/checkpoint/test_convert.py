@@ -183,7 +183,8 @@ def test_the_tool_runs_from_a_shell(tmp_path):
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert result.returncode == 2
-    assert result.stderr.endswith("error: There is no file none.pth.\n")
+    where = f"(looked in {tmp_path.resolve()})"
+    assert result.stderr.endswith(f"error: There is no file none.pth {where}.\n")
     assert "Traceback" not in result.stderr
 
 

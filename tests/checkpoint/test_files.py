@@ -6,7 +6,9 @@ import hashlib
 import logging
 import os
 import pickle
+import re
 import stat
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -121,8 +123,19 @@ def test_a_missing_file_names_its_neighbour(tmp_path):
     write(tmp_path / "moco_v2_800ep.pth", WEIGHTS)
     with pytest.raises(UserError, match="Did you mean 'moco_v2_800ep.pth'"):
         read_weights(tmp_path / "moco_v2_80ep.pth")
-    with pytest.raises(UserError, match="folder .* does not exist"):
+    with pytest.raises(UserError, match=r"folder .* does not exist\.$"):
         read_weights(tmp_path / "no" / "w.pth")
+
+
+def test_a_relative_path_tells_where_it_was_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "output/pretrain").mkdir(parents=True)
+    here = re.escape(str(tmp_path.resolve()))
+    with pytest.raises(UserError, match=rf"no file nope.pth \(looked in {here}\)\.$"):
+        check_exists(Path("nope.pth"))
+    said = rf"does not exist \(looked in {here}/output\)\. Did you mean 'pretrain'\?"
+    with pytest.raises(UserError, match=said):
+        check_exists(Path("output/pretrian/run/export.safetensors"))
 
 
 @pytest.mark.parametrize("name", ["w.pth", "w.pkl", "w.safetensors"])

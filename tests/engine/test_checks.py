@@ -93,6 +93,20 @@ def test_a_good_value_passes(check, override):
     check(override)
 
 
+def test_missing_weights_name_the_key_the_folder_and_the_nearest_file(check, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "moco.pth").touch()
+    with pytest.raises(UserError) as error:
+        check("train.init_checkpoint=moko.pth")
+    assert str(error.value) == (
+        "train.init_checkpoint=moko.pth: There is no file moko.pth "
+        f"(looked in {tmp_path.resolve()}). Did you mean 'moco.pth'?"
+    )
+    (tmp_path / "run").mkdir()
+    with pytest.raises(UserError, match="^train.init_checkpoint=run: run is a folder"):
+        check("train.init_checkpoint=run")
+
+
 @pytest.mark.parametrize("file", ["model_0000099.pth", "model_final.pth", "model_best.pth"])
 def test_a_folder_with_a_checkpoint_is_refused_unless_resumed(check, tmp_path, file):
     (tmp_path / "run").mkdir()

@@ -188,7 +188,7 @@ def _key(scored: Sequence[Setting], *, several: bool) -> str:
         )
     if several and any(len(setting.counted) == 1 for setting in scored):
         sentences.append(
-            "A difference to or of a single run has none either: how much seeds alone make is "
+            "A difference to or of a single run has no colour: how much seeds alone make is "
             "unknown."
         )
     if any(run.paper_values for setting in scored for run in setting.runs):

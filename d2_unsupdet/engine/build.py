@@ -10,7 +10,6 @@ from detectron2.config import instantiate
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
-from fvcore.nn.precise_bn import update_bn_stats
 from omegaconf import DictConfig
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -29,10 +28,11 @@ from d2_unsupdet.engine.guard import FiniteGuard
 from d2_unsupdet.engine.hooks import CheckpointHook, EvaluationHook, ExportHook, MetricsHook
 from d2_unsupdet.engine.insight_pictures import InsightPictures
 from d2_unsupdet.engine.model_parts import instantiate_model
-from d2_unsupdet.engine.model_state import batches_uncounted, share_statistics
+from d2_unsupdet.engine.model_state import share_statistics
 from d2_unsupdet.engine.objects import warn_without_objects
 from d2_unsupdet.engine.pictures import PicturesHook
 from d2_unsupdet.engine.pinned_boxes import PinnedBoxesHook
+from d2_unsupdet.engine.precise_statistics import update_statistics
 from d2_unsupdet.engine.probe_hook import DEFAULT_SIZE, KnnProbeHook
 from d2_unsupdet.engine.refresh import PriorRefreshHook
 from d2_unsupdet.engine.schedule import to_iterations
@@ -192,8 +192,7 @@ def build_hooks(
         if options.precise_bn.enabled:
             model.train()
             trainer.frozen.hold()
-            with batches_uncounted(model):
-                update_bn_stats(model, trainer.loader.from_step(0), options.precise_bn.num_iter)
+            update_statistics(model, trainer.loader, options.precise_bn.num_iter)
         share_statistics(model)
         if options.precise_bn.enabled and trainer.ema is not None:
             trainer.ema.adopt_statistics(model)

@@ -1,12 +1,15 @@
 """Labels that are complete for some classes of an image only, as LVIS's (arXiv:2103.07461)."""
 
+import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from d2_unsupdet.errors import UserError
+
+KEY = "model.criterion.federated"
 
 
 class FederatedClasses(nn.Module):
@@ -32,23 +35,36 @@ class FederatedClasses(nn.Module):
         power: float = 0.5,
     ) -> None:
         super().__init__()
-        if sample < 1:
+        if not isinstance(sample, int) or sample < 1:
+            raise UserError(f"{KEY}.sample={sample} is no number of classes; the usual one is 50.")
+        if not isinstance(power, (int, float)) or not 0 <= power < math.inf:
+            raise UserError(f"{KEY}.power={power} is no power of at least 0; the usual one is 0.5.")
+        self.sample, self.power = sample, power
+        self.auto = images == "auto"
+        self.register_buffer("weight", torch.empty(0), persistent=False)
+        if not self.auto:
+            self.weigh(images)
+
+    def weigh(self, images: Any) -> None:
+        """Set how many training images show each class."""
+        if (
+            not isinstance(images, Sequence)
+            or not all(isinstance(n, int) and n >= 0 for n in images)
+            or not any(images)
+        ):
             raise UserError(
-                f"model.criterion.federated.sample={sample} leaves no class to learn; "
-                "the usual number is 50."
+                f"{KEY}.images={images} is no list of numbers of images, one a class; set it to "
+                "auto, to count the training data."
             )
-        self.sample = sample
-        shown = [] if isinstance(images, str) else list(images)
-        weight = torch.tensor(shown, dtype=torch.float32)
+        weight = torch.tensor(images, dtype=torch.float32, device=self.weight.device)
         # a class that no image shows stays out, with power 0 too
-        weight = torch.where(weight > 0, weight.pow(power), 0)
-        self.register_buffer("weight", weight, persistent=False)  # the config has it
+        self.weight = torch.where(weight > 0, weight.pow(self.power), 0)
 
     def forward(self, labels: Tensor, classes: int) -> Tensor:
         """Whether each of `classes` has a say, given the labels of all objects of the step."""
         if len(self.weight) != classes:
             raise UserError(
-                f"model.criterion.federated.images counts {len(self.weight)} classes, but the "
+                f"{KEY}.images counts {len(self.weight)} classes, but the "
                 f"detector has {classes}; set it to auto, to count the training data."
             )
         # The largest of weight / exponential: draws without replacement, and nobody waits for them.

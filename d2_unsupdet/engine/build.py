@@ -20,6 +20,7 @@ from d2_unsupdet.data.loader import build_test_loader
 from d2_unsupdet.detectors import DETR
 from d2_unsupdet.engine.activation_checkpoint import checkpoint_blocks
 from d2_unsupdet.engine.answer_pictures import AnswerPictures
+from d2_unsupdet.engine.class_images import count_class_images
 from d2_unsupdet.engine.config import scored_set, to_plain
 from d2_unsupdet.engine.ema import ModelEMA
 from d2_unsupdet.engine.freeze import freeze
@@ -73,6 +74,7 @@ def build_trainer(cfg: DictConfig, model: nn.Module) -> Trainer:
         torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = bool(options.cudnn_benchmark)
     loader = instantiate(cfg.dataloader.train)
+    count_class_images(model, loader.dataset, cfg.dataloader.train.dataset.names)
     frozen = freeze(model, list(options.freeze))
     optimizer = deepcopy(cfg.optimizer)
     optimizer.params.model = model

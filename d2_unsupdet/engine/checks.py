@@ -15,7 +15,6 @@ from d2_unsupdet.checkpoint.files import check_exists
 from d2_unsupdet.checkpoint.published import located
 from d2_unsupdet.data import catalog
 from d2_unsupdet.engine.box_checks import check_boxes
-from d2_unsupdet.engine.class_images import resolve_class_images
 from d2_unsupdet.engine.config import is_box_pretext, nodes, resolve_class_count, scored_set
 from d2_unsupdet.engine.defaults import TRAIN
 from d2_unsupdet.engine.mapper_checks import check_mapper
@@ -130,8 +129,6 @@ def _resolve_classes(cfg: DictConfig, used: Sequence[str], names: Sequence[str])
         strict = not agnostic or "train" in used
         options = {} if "train" in used else {"fix": OTHER_CLASSES}
         resolve_class_count(cfg, classes, ", ".join(labelled), strict=strict, **options)
-        if "train" in used:
-            resolve_class_images(cfg, len(classes))
         return
     for path, node in nodes(cfg.model, "model"):
         if node.get("num_classes") == "auto":

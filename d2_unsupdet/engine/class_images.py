@@ -2,36 +2,33 @@
 
 from collections import Counter
 
-from detectron2.config import instantiate
-from omegaconf import DictConfig
+from torch import nn
 
+from d2_unsupdet.data import catalog
+from d2_unsupdet.data.loader import MappedDataset
 from d2_unsupdet.detectors import FederatedClasses
-from d2_unsupdet.engine.config import nodes, target_of
 from d2_unsupdet.errors import UserError
 
 
-def resolve_class_images(cfg: DictConfig, classes: int) -> None:
-    """Fill in `images=auto` of every FederatedClasses; without one no label is read."""
-    asking = []
-    for path, node in nodes(cfg.model, "model"):
-        if target_of(node) is not FederatedClasses:
-            continue
-        if node.get("images", "auto") == "auto":
-            asking.append((path, node))
-        elif len(node.images) != classes:
-            raise UserError(
-                f"{path}.images has {len(node.images)} numbers, but the data has {classes} "
-                "classes; set it to auto, to count the training data."
-            )
+def count_class_images(model: nn.Module, dataset: MappedDataset, names: catalog.Names) -> None:
+    """Tell every FederatedClasses with `images=auto`; crowds do not count, as they do not teach.
+
+    Args:
+        model: that will train.
+        dataset: its images.
+        names: of the data set, whose classes are counted.
+    """
+    asking = [m for m in model.modules() if isinstance(m, FederatedClasses) and m.auto]
     if not asking:
         return
     shown: Counter[int] = Counter()
-    for record in instantiate(cfg.dataloader.train.dataset):
-        if "annotations" not in record:
-            raise UserError(
-                f"{asking[0][0]}.images=auto counts the labels of "
-                f"'{cfg.dataloader.train.dataset.names}', which has none; write the numbers."
-            )
-        shown.update({annotation["category_id"] for annotation in record["annotations"]})
-    for _, node in asking:
-        node.images = [shown[label] for label in range(classes)]
+    for record in dataset.records:
+        objects = [a for a in record.get("annotations", ()) if not a.get("iscrowd")]
+        shown.update({annotation["category_id"] for annotation in objects})
+    images = [shown[label] for label in range(len(catalog.class_names(names)))]
+    if not any(images):
+        raise UserError(
+            f"Data set '{names}' shows no object, and model.criterion.federated counts them."
+        )
+    for module in asking:
+        module.weigh(images)

@@ -17,6 +17,7 @@ from d2_unsupdet.checkpoint.files import check_exists
 from d2_unsupdet.cli import run_tool
 from d2_unsupdet.data.plan import Position
 from d2_unsupdet.engine.build import build_model
+from d2_unsupdet.engine.class_images import count_class_images
 from d2_unsupdet.engine.known_targets import check_known
 from d2_unsupdet.engine.model_state import load_extra_state
 from d2_unsupdet.engine.schedule import to_iterations
@@ -42,6 +43,7 @@ def replay(path: Path, *, allow_unsafe: bool = False) -> dict[str, float]:
     model.train()
     model.auto_commit = False  # type: ignore[assignment]  # teachers and queues stand still within a step
     loader = instantiate(cfg.dataloader.train)
+    count_class_images(model, loader.dataset, cfg.dataloader.train.dataset.names)
     if hasattr(model, "progress"):
         plan = loader.plan
         length = to_iterations(cfg.train.max_iter, size=plan.size, batch=plan.batch)

@@ -124,8 +124,10 @@ def test_it_is_counted_and_it_fits():
     goals = targets(2, 1)
     with pytest.raises(UserError, match="counts 0 classes, but the detector has 4; set it to auto"):
         build(federated=FederatedClasses())(decoded(), memory(), goals)
-    with pytest.raises(UserError, match="sample=0 leaves no class to learn"):
-        FederatedClasses(sample=0)
+    for wrong in ({"sample": 0}, {"sample": 2.5}, {"power": -1}, {"power": "abc"}):
+        (key,) = wrong
+        with pytest.raises(UserError, match=f"federated.{key}={wrong[key]} is no"):
+            FederatedClasses(**wrong)
     with pytest.raises(UserError, match="which a softmax cannot"):
         Criterion(
             classification=SoftmaxLoss(),

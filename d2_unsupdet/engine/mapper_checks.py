@@ -13,21 +13,25 @@ from d2_unsupdet.engine.config import nodes, target_of, to_plain
 from d2_unsupdet.errors import UserError
 from d2_unsupdet.seeding import seeded
 
-OURS = "d2_unsupdet.data."
+KNOWN = ("d2_unsupdet.data.", "detectron2.data.transforms.")
 
 
 def check_mapper(mapper: DictConfig, path: str) -> None:
-    """Build what draws views and augmentations, innermost first; try augmentations on an image."""
+    """Build what draws views and augmentations, innermost first; try those known to work anywhere.
+
+    An augmentation of the user's own may want more than pixels, so it is built only; a transform,
+    which is of images of one size, is left alone.
+    """
     for key, node in reversed(list(nodes(mapper, path))):
         target = target_of(node)
         if not inspect.isclass(target):
             continue
-        augments = issubclass(target, (T.Augmentation, T.Transform))
-        if not augments and not target.__module__.startswith(OURS):
+        augments = issubclass(target, T.Augmentation)
+        if not augments and not _is_known(target):
             continue
         try:
             part = instantiate(node)
-            if augments:
+            if augments and all(_is_known(target_of(inner)) for _, inner in nodes(node)):
                 _try(part)
         except UserError:
             raise
@@ -38,12 +42,17 @@ def check_mapper(mapper: DictConfig, path: str) -> None:
             ) from error
 
 
-def _try(augmentation: T.Augmentation | T.Transform) -> None:
+def _is_known(target: Any) -> bool:
+    known = inspect.isclass(target) and target.__module__.startswith(KNOWN)
+    return known and not issubclass(target, T.Transform)
+
+
+def _try(augmentation: T.Augmentation) -> None:
     """On a picture with an object and a label map; nobody's random numbers are taken."""
-    pixels = np.zeros((48, 64, 3), np.uint8)
-    given = T.AugInput(pixels, boxes=np.array([[8.0, 8, 40, 40]]), sem_seg=pixels[..., 0])
     with seeded("try"):
-        T.AugmentationList([augmentation])(given)
+        pixels = np.random.randint(0, 256, (480, 640, 3), np.uint8)
+        boxes, labels = np.array([[80.0, 80, 400, 400]]), pixels[..., 0] % 2
+        T.AugmentationList([augmentation])(T.AugInput(pixels, boxes=boxes, sem_seg=labels))
 
 
 def _values(node: DictConfig) -> Iterator[str]:

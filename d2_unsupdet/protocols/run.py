@@ -15,10 +15,9 @@ from d2_unsupdet.errors import UserError
 from d2_unsupdet.protocols.options import Options, check_start
 from d2_unsupdet.protocols.rows import ROOT, Row
 from d2_unsupdet.protocols.scores import Compared, compare, leave_reference, leave_result
-from d2_unsupdet.protocols.stages import Stage, has_boxes, plan
+from d2_unsupdet.protocols.stages import COMMAND, Stage, has_boxes, plan
 
 Runner = Callable[[Sequence[str]], int]
-COMMAND = "command.json"  # beside a stage's results: what made them
 
 
 def run_words(words: Sequence[str]) -> int:
@@ -60,7 +59,7 @@ def run_stage(row: Row, stage: Stage, *, cite: bool, runner: Runner) -> None:
                 words.append("--resume")
         elif stage.kind != "boxes":
             stage.folder.mkdir(parents=True, exist_ok=True)
-            write_json(stage.folder / COMMAND, identity(stage))
+            write_json(stage.folder / COMMAND, stage.identity)
         if cite and stage.kind != "boxes":
             leave_reference(row, stage.folder)
         print(f"\n$ {stage.command}{' --resume' * ('--resume' in words)}", flush=True)
@@ -84,21 +83,12 @@ def begun(stage: Stage) -> bool:
     return (stage.folder / COMMAND).is_file()
 
 
-def identity(stage: Stage) -> list[str]:
-    """The words that change what comes out; processes and loading workers do not."""
-    words = list(stage.words)
-    if "--num-gpus" in words:
-        at = words.index("--num-gpus")
-        del words[at : at + 2]
-    return [word for word in words if ".num_workers=" not in word]
-
-
 def same_command(stage: Stage) -> None:
     """Raise where a folder was made by another command: its numbers would be another row's."""
     path = stage.folder / COMMAND
     if not path.is_file():
         return
-    before, now = json.loads(path.read_text()), identity(stage)
+    before, now = json.loads(path.read_text()), stage.identity
     changed = sorted(set(before) ^ set(now))
     if changed:
         raise UserError(

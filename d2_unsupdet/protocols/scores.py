@@ -11,7 +11,7 @@ from d2_unsupdet.analysis.runs import flatten
 from d2_unsupdet.checkpoint.files import write_json
 from d2_unsupdet.errors import UserError
 from d2_unsupdet.protocols.rows import Row
-from d2_unsupdet.protocols.stages import Stage
+from d2_unsupdet.protocols.stages import Stage, other_seeds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,19 +96,19 @@ def shown(row: Row, compared: Sequence[Compared], scale: float) -> str:
 def leave_result(
     row: Row, compared: Sequence[Compared], stages: Sequence[Stage], folder: Path, scale: float
 ) -> Path:
-    """`result.json` of the row: both numbers, and the commands that made ours."""
-    path = folder / row.id / "result.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    seeds = [str(stage.seed) for stage in stages if stage.seed is not None]
-    earlier = _earlier_seeds(path)
+    """`result.json` of the row: both numbers, and the commands that made ours.
+
+    Seeds that the same command was given earlier count too.
+    """
+    stages = [*stages, *other_seeds(stages)]
+    by_seed = {stage.seed: read_scores(stage) for stage in stages if stage.seed is not None}
     values = {}
     for one in compared:
-        by_seed = earlier.get(one.metric, {}) | dict(zip(seeds, one.ours, strict=bool(seeds)))
-        values[one.metric] = {
-            "paper": one.printed or None,
-            "ours": mean(by_seed.values() or one.ours),
-            "seeds": dict(sorted(by_seed.items(), key=lambda item: int(item[0]))),
-        }
+        seeds = {str(seed): scores[one.metric] for seed, scores in sorted(by_seed.items())}
+        ours = mean(seeds.values() or one.ours)
+        values[one.metric] = {"paper": one.printed or None, "ours": ours, "seeds": seeds}
+    path = folder / row.id / "result.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_json(
         path,
         {
@@ -122,19 +122,3 @@ def leave_result(
         },
     )
     return path
-
-
-def _earlier_seeds(path: Path) -> dict[str, dict[str, float]]:
-    """Metric -> seed -> value that an earlier command left, of the runs that are still there."""
-    try:
-        values = json.loads(path.read_text())["values"].items()
-        return {
-            metric: {
-                seed: float(value)
-                for seed, value in found["seeds"].items()
-                if (path.parent / f"s{int(seed)}/summary.json").exists()
-            }
-            for metric, found in values
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}  # none yet, or another program's

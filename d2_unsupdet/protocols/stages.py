@@ -6,10 +6,12 @@ belongs to a row lies in `<output>/<row>`. A shortened row has another output fo
 
 import copy
 import hashlib
+import json
 import logging
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,7 +26,9 @@ from d2_unsupdet.protocols.rows import ROOT, Recipe, Row
 
 RESULTS: Mapping[str, str] = {"tools/evaluate_boxes.py": "boxes.json"}  # of a tool, in its --out
 LENGTHS = ("refresh.period", "checkpointer.period", "knn_probe.period")  # shrink with the run
+COMMAND = "command.json"  # beside a stage's results: its identity, which made them
 LINEAR_EPOCHS = 100  # of the protocol that the rows take
+_SEED_OF = re.compile(r"^(train\.seed=|dataloader\.train\.dataset\.subset=.*@seed)\d+$")
 _NUMBER = re.compile(r"[\d.]+(?:e\+?\d+)?")
 
 
@@ -52,6 +56,15 @@ class Stage:
         if self.kind != "score":
             return self.folder / "summary.json"
         return self.folder / RESULTS.get(self.words[0], f"{self.words[1]}.json")
+
+    @property
+    def identity(self) -> list[str]:
+        """The words that change what comes out; processes and loading workers do not."""
+        words = list(self.words)
+        if "--num-gpus" in words:
+            at = words.index("--num-gpus")
+            del words[at : at + 2]
+        return [word for word in words if ".num_workers=" not in word]
 
     @property
     def command(self) -> str:
@@ -140,6 +153,28 @@ def _finetuning(recipe: Recipe, weights: str, seed: int, folder: Path, options: 
     changes.append(f"train.seed={seed}")
     words = _training(recipe.config, cfg, changes, folder, weights, options)
     return Stage(kind="finetune", words=words, folder=folder, data=_data(cfg), seed=seed)
+
+
+def other_seeds(stages: Sequence[Stage]) -> list[Stage]:
+    """Finished finetunings of this command for seeds that it does not name."""
+    planned = {stage.seed: stage for stage in stages if stage.kind == "finetune"}
+    if not planned:
+        return []
+    model = next(iter(planned.values()))
+    found = []
+    for result in sorted(model.folder.parent.glob("s*/summary.json")):
+        folder, number = result.parent, result.parent.name.removeprefix("s")
+        if not number.isdecimal() or int(number) in planned:
+            continue
+        words = tuple(_SEED_OF.sub(rf"\g<1>{number}", word) for word in model.words)
+        words = (*words[:-1], f"train.output_dir={folder}")
+        stage = Stage(
+            kind="finetune", words=words, folder=folder, data=model.data, seed=int(number)
+        )
+        with suppress(OSError, ValueError):  # without a command nobody knows what made it
+            if json.loads((folder / COMMAND).read_text()) == stage.identity:
+                found.append(stage)
+    return found
 
 
 def _training(

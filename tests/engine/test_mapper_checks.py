@@ -4,6 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from detectron2.config import LazyCall
+from detectron2.data import transforms as T
+from omegaconf import OmegaConf
 
 from d2_unsupdet.engine.config import load_config
 from d2_unsupdet.engine.mapper_checks import check_mapper
@@ -53,6 +56,45 @@ def test_views_of_a_pretext_too():
             "dataloader.train.mapper.views.iou=abc",
             "train",
         )
+
+
+class Stretched(T.Augmentation):
+    """Of a user's own: it wants more than pixels, from a mapper that gives it."""
+
+    def __init__(self, power=1.0):
+        self.power = float(power)
+
+    def get_transform(self, image, file_name):
+        raise AssertionError("is not tried")
+
+
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        LazyCall(T.ResizeTransform)(h=1080, w=1920, new_h=540, new_w=960),  # one camera's images
+        LazyCall(T.RandomCrop)(crop_type="absolute", crop_size=[2000, 2000]),
+        LazyCall(T.RandomCrop_CategoryAreaConstraint)(crop_type="relative", crop_size=[0.9, 0.9]),
+        LazyCall(T.RandomApply)(
+            tfm_or_aug=LazyCall(T.ResizeTransform)(h=1080, w=1920, new_h=540, new_w=960), prob=1.0
+        ),
+        LazyCall(Stretched)(power=2),
+        T.RandomFlip(),
+    ],
+    ids=lambda value: str(getattr(value, "_target_", value)),
+)
+def test_what_works_on_some_images_passes(augmentation):
+    cfg = OmegaConf.create({"augmentations": []}, flags={"allow_objects": True})
+    cfg.augmentations.append(augmentation)
+    check_mapper(cfg, "dataloader.train.mapper")
+
+
+def test_ones_own_augmentation_must_be_buildable():
+    cfg = OmegaConf.create({"augmentations": []}, flags={"allow_objects": True})
+    cfg.augmentations.append(LazyCall(Stretched)(power="x"))
+    with pytest.raises(
+        UserError, match=r"augmentations\.0 \(power='x'\) is no Stretched that works"
+    ):
+        check_mapper(cfg, "dataloader.train.mapper")
 
 
 def test_before_any_work_and_without_taking_random_numbers(tmp_path):

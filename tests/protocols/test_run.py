@@ -96,9 +96,22 @@ def test_seeds_of_an_earlier_command_stay_in_the_result(tmp_path):
     shutil.rmtree(tmp_path / row.id / "s10")  # a run that is gone counts no more
     run_row(row, Options(output=tmp_path, seeds=(3,)), runner=Runner())
     assert left()["seeds"] == {"2": 7.0, "3": 6.0}
-    (tmp_path / row.id / "result.json").write_text('{"values": {"bbox/AP": {"seeds": [1]}}}')
+    (tmp_path / row.id / "s2/command.json").unlink()  # nor one that nobody knows
     run_row(row, Options(output=tmp_path, seeds=(3,)), runner=Runner())
     assert left()["seeds"] == {"3": 6.0}
+
+
+def test_seeds_of_another_command_do_not(tmp_path):
+    row = row_of()
+    run_row(row, Options(output=tmp_path, seeds=(0,)), runner=Runner())
+    faster = Options(output=tmp_path, seeds=(1,), overrides=("finetune:optimizer.lr=0.5",))
+    run_row(row, faster, runner=Runner(score=50))
+    result = json.loads((tmp_path / row.id / "result.json").read_text())
+    assert result["values"]["bbox/AP"] == {"paper": "5.3", "ours": 51.0, "seeds": {"1": 51.0}}
+    run_row(row, replace(faster, seeds=(2,), num_gpus=2), runner=Runner(score=60))
+    result = json.loads((tmp_path / row.id / "result.json").read_text())
+    assert result["values"]["bbox/AP"]["seeds"] == {"1": 51.0, "2": 61.0}
+    assert [command.count("train.seed=1") for command in result["commands"]] == [0, 0, 1]
 
 
 def test_the_run_tells_its_report_the_papers_numbers(tmp_path):

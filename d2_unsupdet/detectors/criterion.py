@@ -41,7 +41,7 @@ class Criterion(nn.Module):
         auxiliary: train every decoder layer, not only the last.
         ignore_padding: tokens of the padding are no negatives of the encoder stage. In the
             originals they are, so that the loss of an image depends on its neighbours' size.
-        federated: which classes have a say in a step; None takes all. With a focal loss alone.
+        federated: which classes have a say on an image; None: all. With a focal loss alone.
         denoising_count: denoising losses are divided by the targets of this rank ("local", as the
             original) or by their mean over the ranks, as all other losses ("ranks").
     """
@@ -95,7 +95,8 @@ class Criterion(nn.Module):
             stages.append((self.encoder_assigner, self._encoder_stage(encoded, targets)))
         matched = assign(stages)
         pairs = _pairs(stages[0][1], matched[0])
-        losses = self._stage(stages[0][1], pairs, self.classification, count, silent)
+        ignored = None if silent is None else silent[:, None]
+        losses = self._stage(stages[0][1], pairs, self.classification, count, ignored)
         result = self._named(losses, "")
         self._log(stages[0][1], pairs, sum(map(len, matched[0][-1].queries)))
         if encoded.proposals is not None:
@@ -117,11 +118,10 @@ class Criterion(nn.Module):
         return slice(None) if self.auxiliary else slice(-1, None)
 
     def _silent(self, decoded: Decoded, targets: Sequence[Target]) -> Tensor | None:
-        """Classes that are no negatives in this step; a loss that is only looked at counts all."""
+        """(B, K) classes that are no negatives; a loss that is only looked at counts all."""
         if self.federated is None or self.alone:
             return None
-        labels = torch.cat([t.labels for t in targets])
-        return ~self.federated(labels, decoded.logits.shape[-1])
+        return ~self.federated([t.labels for t in targets], decoded.logits.shape[-1])
 
     def _decoder_stage(
         self, decoded: Decoded, targets: Sequence[Target], allowed: Tensor | None
@@ -175,9 +175,10 @@ class Criterion(nn.Module):
         slot = torch.arange(slots, device=device).repeat(layers)
         index = (layer, torch.zeros_like(layer), slot)
         count = count * noised.groups
+        ignored = None if silent is None else silent[noised.image]
         return {
             "ce": self.classification(
-                logits[:, None], index, noised.labels.repeat(layers), count, silent
+                logits[:, None], index, noised.labels.repeat(layers), count, ignored
             ),
             **_box_losses(
                 boxes.flatten(0, 1), noised.boxes.repeat(layers, 1), layer, layers, count

@@ -7,13 +7,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from d2_unsupdet.detectors.transfer import to_device
 from d2_unsupdet.errors import UserError
 
 KEY = "model.criterion.federated"
 
 
 class FederatedClasses(nn.Module):
-    """Draws the classes that have a say in a step: those that its images show, and some others.
+    """Draws the classes that have a say on an image: those that it shows, and some others.
 
     Of an image of LVIS only a few of the 1,203 classes were searched for; the others may be in it
     without a label. Frequent classes are drawn oftener, being absent for certain where they are
@@ -21,7 +22,7 @@ class FederatedClasses(nn.Module):
 
     Args:
         images: of each class, how many training images show it; "auto" counts the training data.
-        sample: classes a step, those shown included. More are shown: all these.
+        sample: classes an image, those shown included. More are shown: all these.
         power: a class is drawn in proportion to `images ** power`.
     """
 
@@ -60,16 +61,20 @@ class FederatedClasses(nn.Module):
         # a class that no image shows stays out, with power 0 too
         self.weight = torch.where(weight > 0, weight.pow(self.power), 0)
 
-    def forward(self, labels: Tensor, classes: int) -> Tensor:
-        """Whether each of `classes` has a say, given the labels of all objects of the step."""
+    def forward(self, labels: Sequence[Tensor], classes: int) -> Tensor:
+        """(B, K), whether each class has a say on an image, given the labels of each image."""
         if len(self.weight) != classes:
             raise UserError(
-                f"{KEY}.images counts {len(self.weight)} classes, but the "
-                f"detector has {classes}; set it to auto, to count the training data."
+                f"{KEY}.images counts {len(self.weight)} classes, but the detector has {classes}; "
+                "set it to auto, to count the training data."
             )
+        device, every = self.weight.device, torch.cat(list(labels))
+        image = [i for i, of_image in enumerate(labels) for _ in of_image]
+        index = to_device(image, device, torch.long), every
+        shown = torch.zeros(len(labels), classes, dtype=torch.bool, device=device)
+        shown.index_put_(index, torch.ones_like(every, dtype=torch.bool))
         # The largest of weight / exponential: draws without replacement, and nobody waits for them.
-        chance = self.weight / torch.empty_like(self.weight).exponential_()
-        chance = chance.index_fill(0, labels, torch.inf)
-        drawn = chance.topk(min(self.sample, classes)).indices
-        heard = torch.zeros_like(chance, dtype=torch.bool).index_fill(0, drawn, True)
-        return (heard & (chance > 0)).index_fill(0, labels, True)
+        chance = self.weight / torch.empty(shown.shape, device=device).exponential_()
+        chance = chance.masked_fill(shown, torch.inf)
+        drawn = chance.topk(min(self.sample, classes), dim=1).indices
+        return torch.zeros_like(shown).scatter(1, drawn, True) & (chance > 0) | shown

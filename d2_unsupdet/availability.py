@@ -7,6 +7,8 @@ that says how to get it, and the check that every room which needs it makes firs
 import importlib.util
 from importlib import metadata
 
+from d2_unsupdet.errors import UserError
+
 INSTALL_COMMAND = "python -m d2_unsupdet.install_detectron2"
 
 
@@ -31,13 +33,17 @@ def version_of(distribution: str) -> str | None:
         return None
 
 
+class MissingDetectron2(UserError, ImportError):
+    """An ImportError for Python, one sentence for the command-line tools."""
+
+
 def require_detectron2() -> None:
     """Raise the ImportError that says how to install Detectron2, if it is not there.
 
     Called in the first lines of every room that imports Detectron2.
     """
     if not is_installed("detectron2"):
-        raise ImportError(
+        raise MissingDetectron2(
             f"d2_unsupdet needs Detectron2, which is not installed: run `{INSTALL_COMMAND}`.",
             name="detectron2",
         )

@@ -97,6 +97,8 @@ def parse_line(line: str, width: int, height: int, classes: Mapping[int, str], s
         raise UserError(f"{source} holds {line!r}: places are fractions of the image, 0 to 1.")
     if len(values) == 4:
         cx, cy, w, h = values
+        if w < 0 or h < 0:
+            raise UserError(f"{source} is a box of negative size: {line!r}; mend or delete it.")
         box = [(cx - w / 2) * width, (cy - h / 2) * height, w * width, h * height]
         return _object(label, box, box[2] * box[3])
     if len(values) < 6 or len(values) % 2:

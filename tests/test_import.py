@@ -53,6 +53,31 @@ for room in pkgutil.iter_modules(d2_unsupdet.__path__, "d2_unsupdet."):
     assert {"d2_unsupdet.detectors", "d2_unsupdet.pretext"} <= set(refused)
 
 
+@pytest.mark.parametrize("tool", ["train_net.py", "tools/publish.py"])
+def test_tools_say_so_in_one_sentence(tool):
+    words = {"train_net.py": ["--config-file", "configs/quickstart/finetune.py"]}
+    code = f"""
+import runpy
+sys.argv = [{tool!r}, *{words.get(tool, ["run", "out"])!r}]
+for name in [name for name in sys.modules if name.startswith("d2_unsupdet")]:
+    del sys.modules[name]
+try:
+    runpy.run_path({tool!r}, run_name="__main__")
+except SystemExit as error:
+    print(error.code)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", BLOCK.format(blocked=("detectron2",)) + code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.stdout.strip() == "2", result.stderr
+    assert "error: d2_unsupdet needs Detectron2, which is not installed: run" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_a_mistake_of_ours_is_not_mistaken_for_a_missing_detectron2():
     code = """
 sys.modules["d2_unsupdet.pretext"] = None  # any ImportError inside the package

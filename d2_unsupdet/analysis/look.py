@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from detectron2.structures import Instances
-from detectron2.utils.registry import locate
 from omegaconf import DictConfig
 from torch import Tensor
 
@@ -21,7 +20,7 @@ from d2_unsupdet.checkpoint.hub import PREFIX, parse_name
 from d2_unsupdet.checkpoint.published import is_export, is_published, located
 from d2_unsupdet.detectors import DETR
 from d2_unsupdet.detectors.boxes import to_xyxy
-from d2_unsupdet.engine.config import is_box_pretext, load_config, scored_set
+from d2_unsupdet.engine.config import is_box_pretext, load_config, scored_set, target_of
 from d2_unsupdet.errors import UserError
 
 CONFIGS = (".py", ".yaml", ".yml")
@@ -155,8 +154,7 @@ def _predicts(cfg: DictConfig) -> bool:
     """Whether the config is of something that answers with boxes, pretrained or finetuned."""
     if is_box_pretext(cfg.model):
         return True
-    target = cfg.model.get("_target_")
-    kind = locate(target) if isinstance(target, str) else target
+    kind = target_of(cfg.model)
     segments = "sem_seg_head" in cfg.model and "roi_heads" not in cfg.model
     return scored_set(cfg) is not None and not hasattr(kind, "export") and not segments
 

@@ -97,7 +97,9 @@ def save(figure: "Figure", path: Path, dpi: int = 110) -> None:
     """Write a PNG atomically; a label is text, of which no formula is made and nothing lost."""
     from matplotlib.text import Text
 
-    for label in figure.findobj(Text):
+    axes = [axis for one in figure.axes for axis in (one.xaxis, one.yaxis)]
+    powers = [x for a in axes if a.get_scale() == "log" for x in a.get_ticklabels(which="both")]
+    for label in set(figure.findobj(Text)) - set(powers):  # those are formulas
         lines = label.get_text().split("\n")  # type: ignore[attr-defined]
         label.set(text="\n".join(map(written, lines)), parse_math=False)
     buffer = io.BytesIO()

@@ -227,15 +227,26 @@ def _told(values: Sequence[Any]) -> list[str]:
     """Each in a few words; where those would be the same for different values, from where these
     begin to differ."""
     whole = [_whole(value) for value in values]
-    short = [_short(text) for text in whole]
-    if len(set(short)) == len(set(whole)):
-        return short
+    alike: dict[str, set[str]] = {}
+    for text in whole:
+        alike.setdefault(_short(text), set()).add(text)
+    told: dict[str, str] = {}
+    for short, texts in alike.items():
+        told |= _rests(sorted(texts)) if len(texts) > 1 else dict.fromkeys(texts, short)
+    return [told[text] for text in whole]
+
+
+def _rests(texts: Sequence[str]) -> dict[str, str]:
+    """Different texts, each from a little before the place where they part."""
     start = 0
-    if max(map(len, whole)) > _LONG:
-        same = os.path.commonprefix(whole)  # its last words say what differs: "max_size 128"
+    if max(map(len, texts)) > _LONG:
+        same = os.path.commonprefix(list(texts))  # its last words say what differs: "max_size 128"
         start = max(len(re.sub(r"[^/,;]*$", "", same)), len(same) - _CONTEXT, 0)
-    rests = [f"…{text[start:]}" if start else text for text in whole]
-    return [text if len(text) <= _LONG else f"{text[: _LONG - 1]}…" for text in rests]
+    rests = {text: f"…{text[start:]}" if start else text for text in texts}
+    return {
+        text: rest if len(rest) <= _LONG else f"{rest[: _LONG - 1]}…"
+        for text, rest in rests.items()
+    }
 
 
 def _whole(value: Any) -> str:

@@ -89,8 +89,9 @@ def check_exists(path: Path) -> None:
         there = next(parent for parent in folder.parents if parent.is_dir())
         missing = folder.relative_to(there).parts[0]
         folders = [entry.name for entry in _entries(there) if entry.is_dir()]
+        why = "is a file" if folder.exists() else "does not exist"
         raise UserError(
-            f"There is no file {path}: its folder {folder} does not exist"
+            f"There is no file {path}: its folder {folder} {why}"
             f"{_looked_in(path, there)}.{nearest(missing, folders)}"
         )
     names = [entry.name for entry in _entries(folder) if entry.is_file()]

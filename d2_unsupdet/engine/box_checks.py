@@ -1,14 +1,12 @@
 """Whether the boxes that a detector is pretrained on are there and fit it, before any work."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from detectron2.config import instantiate
-from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
 
 from d2_unsupdet.detectors.queries import fitting_counts
-from d2_unsupdet.engine.config import is_box_pretext
+from d2_unsupdet.engine.config import is_box_pretext, target_of
 from d2_unsupdet.errors import UserError
 from d2_unsupdet.pretext import DETReg, SiameseDETR
 from d2_unsupdet.pretext.region_pretext import RegionPretext
@@ -24,7 +22,7 @@ def check_boxes(cfg: DictConfig, *, resume: bool, processes: int) -> None:
         for source in _stored(cfg):
             source.generation  # noqa: B018  # a look is what opens it
     if is_box_pretext(cfg.model):
-        method = _target(cfg.model)
+        method = target_of(cfg.model)
         _check_crops(cfg, method)
         if issubclass(method, RegionPretext):
             _check_regions(cfg)
@@ -44,7 +42,7 @@ def _stored(cfg: DictConfig) -> list[StoredBoxes]:
         start = cfg.train.refresh.start
         return [StoredBoxes(path=start)] if start else []
     source = OmegaConf.select(cfg, f"{MAPPER}.source")
-    stored = isinstance(source, DictConfig) and _target(source) is StoredBoxes
+    stored = isinstance(source, DictConfig) and target_of(source) is StoredBoxes
     return [instantiate(source)] if stored else []
 
 
@@ -87,8 +85,3 @@ def _check_batch(cfg: DictConfig, processes: int) -> None:
             f"dataloader.train.total_batch_size={2 * parts} or more, train.sync_bn=true for "
             "several processes, or leave global discrimination out with model.global_weight=0."
         )
-
-
-def _target(node: DictConfig) -> Any:
-    target = node.get("_target_")
-    return locate(target) if isinstance(target, str) else target

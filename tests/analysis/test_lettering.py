@@ -91,6 +91,17 @@ def test_figures_take_labels_as_they_are(tmp_path, recwarn):
     assert not [w for w in recwarn if "Glyph" in str(w.message)]
 
 
+def test_powers_of_ten_at_an_axis_stay_formulas(tmp_path):
+    figure, axes = plots.axes_grid((4, 3), 1, 1, "rates")
+    axes[0, 0].set_axis_on()
+    axes[0, 0].set_yscale("log")
+    axes[0, 0].set_ylim(1e-3, 1)
+    figure.canvas.draw()
+    plots.save(figure, tmp_path / "a.png")
+    ticks = [label for label in axes[0, 0].get_yticklabels() if "mathdefault" in label.get_text()]
+    assert ticks and all(label.get_parse_math() for label in ticks)
+
+
 def boxes_of(places):
     picture = Image.new("RGB", (200, 100))
     labels = Labels(ImageDraw.Draw(picture), 200, 100)

@@ -6,6 +6,7 @@ import pytest
 
 from d2_unsupdet.analysis.runs import read_run, read_runs
 from d2_unsupdet.analysis.settings import (
+    _told,
     differences,
     find_setting,
     fingerprint,
@@ -148,6 +149,12 @@ def test_what_differs_only_in_its_first_part_is_told_whole(tmp_path):
     settings = group_settings(read_runs(folders))
     assert differences(settings[:2]) == {"data.names": names[:2]}
     assert differences(settings[1:]) == {"data.names": ["coco:own/val.json", "coco:other/val.json"]}
+
+
+def test_two_of_three_long_values_are_told_apart():
+    long = ", ".join(f"x{i}" for i in range(60))
+    none, first, second = _told([None, f"{long}1", f"{long}2"])
+    assert none == "–" and first != second and first.endswith("1") and second.endswith("2")
 
 
 def test_long_values_are_told_from_where_they_differ(tmp_path):

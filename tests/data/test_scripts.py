@@ -147,6 +147,7 @@ def test_what_is_wrong_with_yolo_labels_is_a_sentence(root, script, capsys):
         ("0 0.5 0.5 1 1 0.9", "5 numbers .* scores of predictions"),
         ("0 20 10 5 5", "fractions of the image"),
         ("0 nan 0.1 0.1 0.1", "fractions of the image"),
+        ("0 0.5 0.5 -0.2 0.2", "negative size"),
     ):
         with pytest.raises(UserError, match=message):
             yolo.parse_line(line, 4, 4, {0: "a", 1: "b"}, "Line 1 of f.txt")
@@ -181,7 +182,7 @@ def test_yolo_files_of_windows(root, script, capsys):
     classes = yolo.read_classes(root / "classes.txt")
     assert classes == {0: "Katze", 1: "Hündin"}
     (label,) = folders[1].glob("two.txt")
-    label.write_bytes("\ufeff0 0.5 0.5 0.5 0.5\r\n\r\n1 0.5 0.5 -0.2 -0.2\r\n".encode())
+    label.write_bytes("\ufeff0 0.5 0.5 0.5 0.5\r\n\r\n1 0.5 0.5 0 0.2\r\n".encode())
     content = yolo.convert(*folders, classes)
     (two,) = [i["id"] for i in content["images"] if i["file_name"].startswith("two")]
     assert [a["category_id"] for a in content["annotations"] if a["image_id"] == two] == [0]

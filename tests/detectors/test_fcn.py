@@ -54,6 +54,8 @@ def test_class_weights_make_a_weighted_mean_and_are_no_part_of_the_checkpoint():
     expected = (each * nats).sum() / each.sum()
     assert net.loss(logits, targets).item() == pytest.approx(expected.item(), rel=1e-5)
     assert net.state_dict().keys() == head().state_dict().keys()
+    faint = head(class_weights=[1e-6 * weight for weight in weights]).loss(logits, targets)
+    assert faint.item() == pytest.approx(expected.item(), rel=1e-4)  # whatever their sum
     ones = head(class_weights=[1] * 5).loss(logits, targets)
     assert ones.item() == pytest.approx(head().loss(logits, targets).item(), rel=1e-6)
     unlabelled = torch.full((2, 7, 9), 255, dtype=torch.uint8)

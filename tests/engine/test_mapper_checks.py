@@ -97,6 +97,17 @@ def test_ones_own_augmentation_must_be_buildable():
         check_mapper(cfg, "dataloader.train.mapper")
 
 
+def test_the_images_of_a_refresh_too(tmp_path):
+    options = [
+        "dataloader.train.dataset.names=toy_unlabeled:images=2:size=64",
+        "dataloader.refresh.mapper.augmentations.0.short_edge_length=abc",
+        f"train.output_dir={tmp_path}",
+    ]
+    recipe = str(CONFIGS / "pretrain/join_det/toy_deformable_detr.py")
+    with pytest.raises(UserError, match="refresh.mapper.augmentations.0 .short_edge_length='abc'"):
+        prepare(load_config(recipe, options))
+
+
 def test_before_any_work_and_without_taking_random_numbers(tmp_path):
     sets = [
         f"dataloader.{part}.dataset.names=toy_val:images=2:size=64" for part in ("train", "test")

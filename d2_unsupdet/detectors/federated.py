@@ -69,7 +69,7 @@ class FederatedClasses(nn.Module):
                 "set it to auto, to count the training data."
             )
         device, every = self.weight.device, torch.cat(list(labels))
-        image = [i for i, of_image in enumerate(labels) for _ in of_image]
+        image = [i for i, of_image in enumerate(labels) for _ in range(len(of_image))]
         index = to_device(image, device, torch.long), every
         shown = torch.zeros(len(labels), classes, dtype=torch.bool, device=device)
         shown.index_put_(index, torch.ones_like(every, dtype=torch.bool))

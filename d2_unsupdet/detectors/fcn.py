@@ -69,8 +69,8 @@ class DilatedFCNHead(nn.Module):
         norm: behind each of them.
         ignore_value: the label that is no class; padding has it too.
         loss_weight: factor on the loss.
-        class_weights: of each class's pixels in the loss, for classes that few pixels show; None
-            counts every pixel alike.
+        class_weights: of the pixels of the first classes in the loss, where those show far more
+            than others; a class without one has 1. None counts every pixel alike.
     """
 
     @configurable
@@ -91,11 +91,12 @@ class DilatedFCNHead(nn.Module):
         super().__init__()
         weights = None
         if class_weights is not None:
-            weights = torch.tensor([float(weight) for weight in class_weights])
+            given = [float(weight) for weight in class_weights]
+            weights = torch.tensor(given + [1.0] * (num_classes - len(given)))
             if len(weights) != num_classes or not (weights >= 0).all() or not weights.any():
                 raise UserError(
-                    f"class_weights={list(class_weights)}: give one weight, 0 or more, for each of "
-                    f"the {num_classes} classes, or null for all alike."
+                    f"class_weights={given}: give one weight, 0 or more, for each of the "
+                    f"{num_classes} classes or the first of them, or null for all alike."
                 )
         # A setting, not a part of the checkpoint.
         self.register_buffer("class_weights", weights, persistent=False)

@@ -92,7 +92,7 @@ def test_it_learns_what_its_random_start_does_not_know(tmp_path):
     """Regions of four colours, of any brightness and grain."""
     options = ["train.pictures=0", "dataloader.train.total_batch_size=16", "optimizer.lr=0.005"]
     options.append("dataloader.train.mapper.augmentations.0.size=48")
-    options.append("model.sem_seg_head.class_weights=null")  # those of the nine classes
+    options.append("model.sem_seg_head.class_weights=null")  # no class is ground
     for part, count, seed in (("train", 160, 0), ("test", 40, 1)):
         write_regions(tmp_path / part, count, seed=seed)
         name = f"sem_seg:{tmp_path}/{part}/labels@{tmp_path}/{part}/images"

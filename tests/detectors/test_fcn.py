@@ -58,13 +58,15 @@ def test_class_weights_make_a_weighted_mean_and_are_no_part_of_the_checkpoint():
     assert faint.item() == pytest.approx(expected.item(), rel=1e-4)  # whatever their sum
     ones = head(class_weights=[1] * 5).loss(logits, targets)
     assert ones.item() == pytest.approx(head().loss(logits, targets).item(), rel=1e-6)
+    first = head(class_weights=[0.2]).loss(logits, targets)  # the rest have 1
+    assert first == head(class_weights=[0.2, 1, 1, 1, 1]).loss(logits, targets) != ones
     unlabelled = torch.full((2, 7, 9), 255, dtype=torch.uint8)
     assert net.loss(logits, unlabelled) == 0  # not NaN
 
 
-@pytest.mark.parametrize("weights", [[1.0] * 4, [1.0] * 4 + [-1.0], [0.0] * 5])
+@pytest.mark.parametrize("weights", [[1.0] * 6, [-1.0], [0.0] * 5])
 def test_class_weights_that_make_no_mean_are_told(weights):
-    with pytest.raises(UserError, match="one weight, 0 or more, for each of the 5 classes"):
+    with pytest.raises(UserError, match="one weight, 0 or more, for each of the 5 classes or"):
         head(class_weights=weights)
 
 

@@ -39,7 +39,7 @@ head.stride = 8
 head.channels = 64
 head.dilation = 1  # more looks past the shapes
 # Four of five pixels are ground; counted alike they cost steps: docs/methods/fcn.md
-head.class_weights = [0.2] + [1.0] * 8
+head.class_weights = [0.2]
 
 optimizer.lr = 4e-3
 lr_multiplier = cosine(warmup=0.05)

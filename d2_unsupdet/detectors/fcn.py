@@ -92,12 +92,13 @@ class DilatedFCNHead(nn.Module):
         weights = None
         if class_weights is not None:
             given = [float(weight) for weight in class_weights]
-            weights = torch.tensor(given + [1.0] * (num_classes - len(given)))
-            if len(weights) != num_classes or not (weights >= 0).all() or not weights.any():
+            every = given + [1.0] * (num_classes - len(given))
+            if len(every) != num_classes or min(every) < 0 or not any(every):
                 raise UserError(
                     f"class_weights={given}: give one weight, 0 or more, for each of the "
                     f"{num_classes} classes or the first of them, or null for all alike."
                 )
+            weights = torch.tensor(every)
         # A setting, not a part of the checkpoint.
         self.register_buffer("class_weights", weights, persistent=False)
         self.class_weights: Tensor | None

@@ -110,8 +110,12 @@ def run_and_resume(config: str, output: Path, *overrides: str) -> dict:
     [
         ("finetune/voc/faster_rcnn_r50_c4_24k.py", C4, {"bbox", "bbox_coco"}),
         ("finetune/coco/mask_rcnn_r50_fpn_1x.py", FPN + SMALL_ROI, {"bbox", "segm"}),
-        ("finetune/coco/mask_rcnn_r50_c4_1x.py", C4, {"bbox", "segm"}),
-        ("finetune/coco/retinanet_r50_fpn_1x.py", FPN, {"bbox"}),
+        pytest.param(
+            "finetune/coco/mask_rcnn_r50_c4_1x.py", C4, {"bbox", "segm"}, marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "finetune/coco/retinanet_r50_fpn_1x.py", FPN, {"bbox"}, marks=pytest.mark.slow
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -149,11 +153,22 @@ OWN_LABELS = "coco:coco/annotations/instances_train2017.json@coco/train2017"
     "config, options, scores",
     [
         ("coco/detr_r50_300ep.py", [f"dataloader.train.dataset.names={OWN_LABELS}"], {"bbox"}),
-        ("voc/conditional_detr_r50_50ep.py", [], {"bbox", "bbox_coco"}),
-        ("coco/deformable_detr_r50_1pct.py", ["dataloader.train.dataset.subset=2"], {"bbox"}),
+        pytest.param(
+            "voc/conditional_detr_r50_50ep.py", [], {"bbox", "bbox_coco"}, marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "coco/deformable_detr_r50_1pct.py",
+            ["dataloader.train.dataset.subset=2"],
+            {"bbox"},
+            marks=pytest.mark.slow,
+        ),
         ("coco/deformable_detr_r50_two_stage_50ep.py", [], {"bbox"}),
-        ("voc/dab_deformable_detr_r50_50ep.py", [], {"bbox", "bbox_coco"}),
-        ("coco/dn_dab_deformable_detr_r50_50ep.py", [], {"bbox"}),
+        pytest.param(
+            "voc/dab_deformable_detr_r50_50ep.py", [], {"bbox", "bbox_coco"}, marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "coco/dn_dab_deformable_detr_r50_50ep.py", [], {"bbox"}, marks=pytest.mark.slow
+        ),
         ("lvis/deta_r50_24ep.py", [], {"bbox"}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -99,8 +99,9 @@ def save(figure: "Figure", path: Path, dpi: int = 110) -> None:
 
     axes = [axis for one in figure.axes for axis in (one.xaxis, one.yaxis)]
     powers = [x for a in axes if a.get_scale() == "log" for x in a.get_ticklabels(which="both")]
-    for label in set(figure.findobj(Text)) - set(powers):  # those are formulas
-        lines = label.get_text().split("\n")  # type: ignore[attr-defined]
+    texts: set[Any] = set(figure.findobj(Text))  # its stub says artists, which have no text
+    for label in texts - set(powers):  # those are formulas
+        lines = label.get_text().split("\n")
         label.set(text="\n".join(map(written, lines)), parse_math=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")

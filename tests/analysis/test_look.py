@@ -14,7 +14,7 @@ from tests.demo.conftest import photos, run_of  # noqa: F401 (fixtures)
 from tests.sharing.fake_hub import asked_by_the_client
 
 
-def test_each_box_has_the_query_that_answered(run_of, photos):  # noqa: F811
+def test_each_box_has_the_query_that_answered(run_of, photos):  # noqa: F811 (a fixture)
     for name in ("deformable", "detr"):
         looker = open_looker(run_of(name))
         path = photos / "photo_0.png"
@@ -30,7 +30,7 @@ def test_each_box_has_the_query_that_answered(run_of, photos):  # noqa: F811
         assert len(looker.look(path, most=3).found) == 3
 
 
-def test_weights_in_a_run_are_of_its_config(run_of):  # noqa: F811
+def test_weights_in_a_run_are_of_its_config(run_of):  # noqa: F811 (a fixture)
     run = run_of("deformable")
     by_file, by_run = open_looker(run / "model_final.pth"), open_looker(run)
     ours, theirs = (one.shown.model.state_dict() for one in (by_file, by_run))
@@ -38,7 +38,7 @@ def test_weights_in_a_run_are_of_its_config(run_of):  # noqa: F811
     assert by_file.names[:2] == ["circle", "square"] and by_file.attends
 
 
-def test_weights_elsewhere_are_a_backbone(run_of, tmp_path):  # noqa: F811
+def test_weights_elsewhere_are_a_backbone(run_of, tmp_path):  # noqa: F811 (a fixture)
     alone = shutil.copy(run_of("rcnn") / "model_final.pth", tmp_path / "rcnn.pth")
     looker = open_looker(alone)
     assert looker.shown is None and looker.label == "rcnn" and not looker.attends
@@ -47,7 +47,7 @@ def test_weights_elsewhere_are_a_backbone(run_of, tmp_path):  # noqa: F811
         looker.look("any.png")
 
 
-def test_an_export_is_not_of_the_config_beside_it(run_of, tmp_path):  # noqa: F811
+def test_an_export_is_not_of_the_config_beside_it(run_of, tmp_path):  # noqa: F811 (a fixture)
     run = run_of("moco")
     net = open_looker(run).net
     state = {f"backbone.{name}": value for name, value in net.resnet.state_dict().items()}
@@ -61,7 +61,7 @@ def test_what_is_missing_is_a_sentence(tmp_path):
         open_looker(tmp_path / "nothing")
 
 
-def test_a_repository_of_the_hub(run_of, tmp_path, monkeypatch):  # noqa: F811
+def test_a_repository_of_the_hub(run_of, tmp_path, monkeypatch):  # noqa: F811 (a fixture)
     run = shutil.copytree(run_of("deformable"), tmp_path / "run")
     summary = {"kind": "finetune", "iterations": 1, "images": 1, "method": "a detector"}
     (run / "summary.json").write_text(json.dumps(summary))

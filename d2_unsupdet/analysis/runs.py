@@ -23,6 +23,7 @@ from d2_unsupdet.analysis.safe_files import (
     whole_number,
 )
 from d2_unsupdet.analysis.score_names import FewNames, headline, is_score
+from d2_unsupdet.checkpoint.stopped import STOPPED
 
 _QUIET = 900  # seconds without a line after which a run that has not ended counts as stopped
 _PATIENCE = 30  # below so many seconds nothing is said of a run that writes no line
@@ -142,7 +143,7 @@ def read_run(path: str | Path) -> Run:
     if absent:
         run.notes.append(f"It has no {', '.join(absent)}.")
     run.paper = _read_object(run, "paper.json")
-    run.stopped = _read_object(run, "stopped.json")
+    run.stopped = _read_object(run, STOPPED)
     run.files = read_files(path, run.summary)
     run.pictures, remarks = read_pictures(path)
     run.notes += remarks
